@@ -1,0 +1,235 @@
+"""Settings of the shop. Everything that differs between machines comes from environment variables."""
+
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+
+from . import env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+DEBUG = env.boolean("DEBUG", default=False)
+SECRET_KEY = env.text("SECRET_KEY", write="<50 or more random characters>")
+APP_DOMAIN = env.text("APP_DOMAIN", write="shop.example.org", default="localhost" if DEBUG else env._UNSET)
+DATA_DIR = Path(env.text("APP_DATA_DIR", write="/var/lib/shop", default=BASE_DIR / "data"))
+
+ALLOWED_HOSTS = [name.strip() for name in APP_DOMAIN.split(",")]
+if any("/" in name or ":" in name or not name for name in ALLOWED_HOSTS):
+    raise ImproperlyConfigured(
+        f"APP_DOMAIN is {APP_DOMAIN!r}. Write host names only, without scheme or port, as APP_DOMAIN=shop.example.org"
+    )
+if DEBUG:
+    ALLOWED_HOSTS += ["localhost", "127.0.0.1", "[::1]"]
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_celery_beat",
+    "django_celery_results",
+    "orders",
+    "payments",
+    "emails",
+    "maintenance",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# Database and cache
+
+DATABASES = {
+    "default": {
+        **env.database("DATABASE_URL"),
+        # Web threads keep their connection for a minute; Celery closes its own after every task.
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+    }
+}
+DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", 5)
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": env.url("CACHE_URL", ("redis", "rediss"), write="redis://127.0.0.1:6380/0"),
+        "OPTIONS": {"socket_timeout": 2, "socket_connect_timeout": 2},
+    }
+}
+
+# Security: nginx in front ends TLS, sends X-Forwarded-Proto, HSTS and the Content-Security-Policy.
+
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_SSL_REDIRECT = not DEBUG
+SECURE_REDIRECT_EXEMPT = [r"^health/$"]
+SECURE_REFERRER_POLICY = "same-origin"
+SESSION_COOKIE_SECURE = not DEBUG
+CSRF_COOKIE_SECURE = not DEBUG
+CSRF_COOKIE_HTTPONLY = True
+X_FRAME_OPTIONS = "DENY"
+# W004 asks for HSTS, which nginx sends.
+SILENCED_SYSTEM_CHECKS = ["security.W004"]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+
+# Language and time
+
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = "UTC"
+USE_TZ = True
+
+# Files
+
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "static"]
+MEDIA_URL = "/media/"
+MEDIA_ROOT = DATA_DIR / "media"
+STORAGES = {
+    # A step that runs again writes the same file again, not a second one beside it.
+    "default": {
+        "BACKEND": "django.core.files.storage.FileSystemStorage",
+        "OPTIONS": {"allow_overwrite": True},
+    },
+    # Hashed names: pages of the old release find their files while the new one comes up.
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
+}
+# nginx is another user; the folder above keeps everybody else out.
+FILE_UPLOAD_PERMISSIONS = 0o644
+FILE_UPLOAD_DIRECTORY_PERMISSIONS = 0o755
+
+# E-mail
+
+EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+globals().update(env.mail("EMAIL_URL"))
+# Seconds for each answer of the mail server: this is what ends a stuck task on gevent.
+EMAIL_TIMEOUT = 5
+DEFAULT_FROM_EMAIL = env.text(
+    "DEFAULT_FROM_EMAIL", write="shop@example.org", default=f"Knobbly <hello@{ALLOWED_HOSTS[0]}>"
+)
+
+# Celery: see orders/steps.py for how an order moves
+
+CELERY_BROKER_URL = env.url(
+    "CELERY_BROKER_URL", ("redis", "rediss", "amqp", "amqps"), write="redis://127.0.0.1:6379/0"
+)
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+if CELERY_BROKER_URL.startswith("redis"):
+    CELERY_BROKER_TRANSPORT_OPTIONS = {
+        # Longer than the longest task and the longest countdown, or a task runs beside itself.
+        "visibility_timeout": 600,
+        "unacked_restore_interval": 10,
+        "unacked_restore_throttle": 1,
+        # Without these a publish to a frozen Redis hangs for ever.
+        "socket_timeout": 5,
+        "socket_connect_timeout": 3,
+        "socket_keepalive": True,
+        "health_check_interval": 25,
+        # Above the concurrency of the largest gevent pool; kombu's 10 makes its acks fail.
+        "max_connections": 300,
+    }
+# A request waits at most this long for a broker that is down; the sweep sends what was not sent.
+CELERY_TASK_PUBLISH_RETRY_POLICY = {
+    "max_retries": 2,
+    "interval_start": 0,
+    "interval_step": 0.1,
+    "interval_max": 0.1,
+}
+
+CELERY_TIMEZONE = "UTC"
+CELERY_TASK_SERIALIZER = "json"
+CELERY_RESULT_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+
+# cpu (prefork) consumes default and orders; io (gevent) consumes emails.
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_CREATE_MISSING_QUEUES = True
+CELERY_TASK_ROUTES = {
+    "orders.*": {"queue": "orders"},
+    "emails.*": {"queue": "emails"},
+}
+
+CELERY_TASK_ACKS_LATE = True
+# reject_on_worker_lost would run a task that kills its worker for ever; this counts as a retry.
+CELERY_TASK_RETRY_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+# Results are in PostgreSQL, so cancelled tasks come back from the broker and none runs twice at once.
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
+
+# Results cost more than most tasks: only the audited ones keep theirs (ignore_result=False).
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_RESULT_BACKEND = "django-db"
+CELERY_RESULT_EXTENDED = True
+CELERY_RESULT_EXPIRES = 7 * 24 * 3600
+
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+# Write down each run at once: a killed Beat must not forget what it has sent.
+CELERY_BEAT_SYNC_EVERY = 1
+
+# Logs go to stderr; the journal keeps them
+
+LOG_LEVEL = env.text("LOG_LEVEL", write="INFO", default="INFO").upper()
+if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+    raise ImproperlyConfigured(
+        f"LOG_LEVEL is {LOG_LEVEL!r}. Write LOG_LEVEL=DEBUG, INFO, WARNING or ERROR"
+    )
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "filters": {"context": {"()": "config.log.Context"}},
+    "formatters": {
+        "plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s%(context)s"},
+    },
+    "handlers": {
+        "stderr": {
+            "class": "logging.StreamHandler",
+            "formatter": "plain",
+            "filters": ["context"],
+        },
+    },
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    # Django's own handlers would print only in DEBUG, and a second time.
+    "loggers": {
+        "django": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
+        "django.server": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
+    },
+}
+
+# The shop
+
+# Seconds that the pretended bank takes, and how hard the crate is thought about; 0 for load tests.
+SHOP_BANK_SECONDS = env.number("SHOP_BANK_SECONDS", default=1.5, least=0, most=10)
+SHOP_PACKING_EFFORT = env.number("SHOP_PACKING_EFFORT", default=1, least=0, most=10)
+SHOP_KEEP_PERSONAL_DATA_DAYS = 90
