@@ -1,0 +1,256 @@
+"""Run a Celery worker under `Type=notify`: attach with `--include celeriac.worker`.
+
+Guarantees (Redis and AMQP transports; prefork, gevent, threads and solo pools):
+
+- READY=1 is sent by the main process when its loop consumes, never by a pool child.
+- WATCHDOG=1 goes on while the loop turns, also while the broker is away and while
+  draining; it stops when the loop is stuck or no longer consumes.
+- SIGTERM drains: stop consuming, wait until running tasks are acknowledged, then let
+  Celery stop. What was prefetched or waits for its ETA goes back to the broker.
+- At CELERIAC_DRAIN_TIMEOUT seconds a prefork worker sends itself SIGQUIT, and its
+  running `acks_late` tasks return to the queue at once.
+
+Limits: other pools have no safe way to cancel a task, so they wait for systemd's
+SIGKILL, and their running tasks return after the broker's visibility timeout. When
+the broker is away nothing can be acknowledged: Celery stops at once and unfinished
+`acks_late` tasks run again. A solo worker is not watched while it runs a task.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from celery import signals
+from celery.exceptions import ImproperlyConfigured
+from celery.worker import state
+from celery.worker.consumer import consumer as consumer_module
+
+from celeriac import notify
+
+QUIET_SECONDS = 0.3
+POLL_SECONDS = 0.1
+
+
+def seconds_from_env(name: str, default: float | None) -> float | None:
+    """Read a positive number of seconds from the environment, or `default` if unset."""
+    value = os.environ.get(name, "").strip()
+    if not value:
+        return default
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < float("inf"):
+        raise ImproperlyConfigured(
+            f"{name}={value!r} is not a positive number of seconds. Write for example {name}=60."
+        )
+    return seconds
+
+
+DRAIN_SECONDS = seconds_from_env("CELERIAC_DRAIN_TIMEOUT", None)
+LOOP_SECONDS = seconds_from_env("CELERIAC_LOOP_TIMEOUT", 40.0) or 40.0
+
+
+def native(module: str, name: str) -> Callable[..., Any]:
+    """The function as it was before gevent patched it."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None:
+        return monkey.get_original(module, name)
+    return getattr(import_module(module), name)
+
+
+class Supervisor:
+    """Follows one worker from its first consuming pass to its exit.
+
+    `on_pass` runs in the consumer's loop; `watch` runs in a native thread and touches
+    nothing but counters, so that a stuck loop cannot stop it and it cannot hold a lock
+    across a fork of the pool.
+    """
+
+    def __init__(self, consumer: Any) -> None:
+        self.consumer = consumer
+        self.pid = os.getpid()
+        self.pool = type(consumer.pool).__module__.rpartition(".")[2]
+        self.queues = sorted(consumer.app.amqp.queues.consume_from)
+        self.ready = False
+        self.turned_at = self.consumed_at = time.monotonic()
+        self.received = 0
+        self.term_at: float | None = None
+        self.cancelled = False
+        self.quiet_at: float | None = None
+        self.handed_over = False
+        self.gave_up = False
+        self.celery_term: Any = None
+
+    def install(self) -> None:
+        """Take over SIGTERM, hook the loop, and start watching."""
+        self.celery_term = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, self.on_term)
+        check_flags = state.maybe_shutdown
+
+        def maybe_shutdown() -> None:
+            check_flags()
+            if os.getpid() == self.pid:
+                self.on_pass()
+                check_flags()
+
+        # Celery calls it once per pass of either loop, and every second while reconnecting.
+        state.maybe_shutdown = consumer_module.maybe_shutdown = maybe_shutdown
+        native("_thread", "start_new_thread")(self.watch, ())
+
+    # -- in the consumer's loop ------------------------------------------------------
+
+    def on_pass(self) -> None:
+        """One pass of the loop: stamp it, say READY at the first, and move a drain on."""
+        self.turned_at = time.monotonic()
+        if self.consumes():
+            self.consumed_at = self.turned_at
+        if not self.ready:
+            self.ready = True
+            notify.send("READY=1", f"STATUS={self.status()}")
+        if self.term_at is not None and not self.handed_over:
+            self.drain()
+
+    def consumes(self) -> bool:
+        """Whether this pass shows that messages can still arrive (or are not wanted)."""
+        received, self.received = self.received, state.all_total_count[0]
+        channel = getattr(self.consumer.task_consumer, "channel", None)
+        if self.consumer.connection is None or not hasattr(channel, "_in_poll"):
+            return True
+        return bool(
+            channel._in_poll
+            or not channel.active_queues
+            or not channel.qos.can_consume()
+            or received != self.received
+        )
+
+    def drain(self) -> None:
+        """Stop consuming, then hand over to Celery once nothing runs or waits for its ack.
+
+        Waiting here, in the loop, is what lets the last acks out: a TERM straight after
+        the cancel now and then repeats a task that had just finished.
+        """
+        if self.consumer.connection is None:
+            self.hand_over()
+            return
+        if not self.cancelled:
+            self.cancelled = True
+            self.stop_consuming()
+        channel = getattr(self.consumer.task_consumer, "channel", None)
+        if getattr(channel, "_in_poll", None) or self.running():
+            self.quiet_at = None
+        elif self.quiet_at is None:
+            self.quiet_at = time.monotonic()
+        elif time.monotonic() - self.quiet_at >= QUIET_SECONDS:
+            self.hand_over()
+
+    def stop_consuming(self) -> None:
+        """Cancel every queue, keep ETA tasks from starting, and make the loop turn fast."""
+        consumer = self.consumer
+        queues = consumer.app.amqp.queues
+        for name in list(queues.consume_from):
+            queue = queues.aliases.get(name, name)
+            queues.deselect(name)  # so that a reconnect does not consume again
+            try:
+                consumer.task_consumer.cancel_by_queue(getattr(queue, "name", queue))
+            except consumer.connection_errors + consumer.channel_errors:
+                pass  # the loop will see the broken connection itself
+        for request in list(state.scheduled_requests):
+            if request._eta_timer_entry is not None:
+                consumer.timer.cancel(request._eta_timer_entry)
+        if consumer.hub:
+            consumer.timer.call_repeatedly(POLL_SECONDS, lambda: None)
+        else:
+            connection = consumer.connection
+            drain_events = connection.drain_events
+            connection.drain_events = lambda timeout=None: drain_events(timeout=POLL_SECONDS)
+
+    def hand_over(self) -> None:
+        """Run the TERM handler that Celery had installed."""
+        self.handed_over = True
+        notify.send("STATUS=stopping")
+        if callable(self.celery_term):
+            self.celery_term(signal.SIGTERM, None)
+        else:
+            state.should_stop = 0
+
+    # -- in the signal handler ---------------------------------------------------------
+
+    def on_term(self, *_: Any) -> None:
+        """Begin the drain; a second SIGTERM changes nothing."""
+        if os.getpid() == self.pid and self.term_at is None:
+            self.term_at = time.monotonic()
+            notify.send("STOPPING=1", f"STATUS={self.status()}")
+
+    # -- in the watching thread ----------------------------------------------------------
+
+    def watch(self) -> None:
+        """Ping the watchdog, keep STATUS current, and enforce the drain's deadline."""
+        sleep = native("time", "sleep")
+        limit = notify.watchdog_seconds()
+        period = min(1.0, limit / 4) if limit else 1.0
+        last = ""
+        while True:
+            sleep(period)
+            if not self.ready:
+                continue
+            lines = []
+            if limit and self.alive():
+                lines.append("WATCHDOG=1")
+            if (status := self.status()) != last:
+                lines.append(f"STATUS={status}")
+                last = status
+            if lines:
+                notify.send(*lines)
+            if DRAIN_SECONDS and self.term_at and not self.gave_up:
+                self.enforce(DRAIN_SECONDS)
+
+    def alive(self) -> bool:
+        """Whether the loop has turned and could consume within CELERIAC_LOOP_TIMEOUT."""
+        if self.term_at is not None or (self.pool == "solo" and len(state.active_requests)):
+            return True
+        return time.monotonic() - min(self.turned_at, self.consumed_at) < LOOP_SECONDS
+
+    def enforce(self, limit: float) -> None:
+        """At the deadline, return prefork's tasks to the broker; other pools cannot."""
+        if self.term_at is None or time.monotonic() - self.term_at < limit:
+            return
+        self.gave_up = True
+        notify.send(f"STATUS={self.status()}")
+        os.write(2, f"celeriac: {self.status()}\n".encode())
+        if self.pool == "prefork":
+            os.kill(self.pid, signal.SIGQUIT)
+
+    # -- for people ------------------------------------------------------------------------
+
+    def running(self) -> int:
+        """Tasks that are in the pool or wait for it."""
+        return len(set(state.reserved_requests) - set(state.scheduled_requests))
+
+    def status(self) -> str:
+        """One line for `systemctl status`."""
+        running = f"{(count := self.running())} task{'' if count == 1 else 's'} running"
+        if self.gave_up:
+            after = (
+                "returning them to the queue"
+                if self.pool == "prefork"
+                else "they return to the queue after the visibility timeout"
+            )
+            return f"drain limit of {DRAIN_SECONDS:g} s passed: {running}, {after}"
+        if self.handed_over:
+            return "stopping"
+        if self.term_at is not None:
+            return f"draining: {running}"
+        if self.consumer.connection is None:
+            return f"waiting for the broker: {running}"
+        return f"consuming {', '.join(self.queues)}"
+
+
+@signals.worker_ready.connect(weak=False)
+def supervise(sender: Any, **_: Any) -> None:
+    """Start supervising when the worker has subscribed to its queues."""
+    Supervisor(sender).install()
