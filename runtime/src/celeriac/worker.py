@@ -21,6 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -134,34 +135,42 @@ class Supervisor:
         Waiting here, in the loop, is what lets the last acks out: a TERM straight after
         the cancel now and then repeats a task that had just finished.
         """
-        if self.consumer.connection is None:
+        if self.consumer.connection is None or self.consumer.task_consumer is None:
             self.hand_over()
             return
         if not self.cancelled:
             self.cancelled = True
             self.stop_consuming()
         channel = getattr(self.consumer.task_consumer, "channel", None)
-        if getattr(channel, "_in_poll", None) or self.running():
+        if getattr(channel, "_in_poll", None) or self.dispatched():
             self.quiet_at = None
         elif self.quiet_at is None:
             self.quiet_at = time.monotonic()
         elif time.monotonic() - self.quiet_at >= QUIET_SECONDS:
             self.hand_over()
 
+    def dispatched(self) -> bool:
+        """Whether the pool still has a task, or its ack is still to be sent."""
+        requests = set(state.reserved_requests) | set(state.active_requests)
+        return any(r._apply_result is not None or r.time_start for r in requests)
+
     def stop_consuming(self) -> None:
-        """Cancel every queue, keep ETA tasks from starting, and make the loop turn fast."""
+        """Cancel every queue, start nothing that only waits, and make the loop turn fast."""
         consumer = self.consumer
         queues = consumer.app.amqp.queues
         for name in list(queues.consume_from):
             queue = queues.aliases.get(name, name)
             queues.deselect(name)  # so that a reconnect does not consume again
-            try:
-                consumer.task_consumer.cancel_by_queue(getattr(queue, "name", queue))
-            except consumer.connection_errors + consumer.channel_errors:
-                pass  # the loop will see the broken connection itself
+            with suppress(*consumer.connection_errors, *consumer.channel_errors):
+                consumer.task_consumer.cancel_by_queue(queue)
         for request in list(state.scheduled_requests):
             if request._eta_timer_entry is not None:
                 consumer.timer.cancel(request._eta_timer_entry)
+        for bucket in consumer.task_buckets.values():
+            if bucket:
+                bucket.clear_pending()
+        if consumer.controller.semaphore:
+            consumer.controller.semaphore.clear()  # those waiting for a free child stay unacked
         if consumer.hub:
             consumer.timer.call_repeatedly(POLL_SECONDS, lambda: None)
         else:
@@ -227,13 +236,9 @@ class Supervisor:
 
     # -- for people ------------------------------------------------------------------------
 
-    def running(self) -> int:
-        """Tasks that are in the pool or wait for it."""
-        return len(set(state.reserved_requests) - set(state.scheduled_requests))
-
     def status(self) -> str:
         """One line for `systemctl status`."""
-        running = f"{(count := self.running())} task{'' if count == 1 else 's'} running"
+        running = f"{(count := len(state.active_requests))} task{'' if count == 1 else 's'} running"
         if self.gave_up:
             after = (
                 "returning them to the queue"
@@ -248,6 +253,12 @@ class Supervisor:
         if self.consumer.connection is None:
             return f"waiting for the broker: {running}"
         return f"consuming {', '.join(self.queues)}"
+
+
+@signals.worker_init.connect(weak=False)
+def announce(**_: Any) -> None:
+    """Say why the unit is still starting."""
+    notify.send("STATUS=starting: connecting to the broker")
 
 
 @signals.worker_ready.connect(weak=False)
