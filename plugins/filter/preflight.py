@@ -1,0 +1,125 @@
+"""What the preflight refuses before anything changes: each filter returns messages that teach."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+POOL_NAME = re.compile(r"[a-z][a-z0-9]*")
+# Ansible's own variables, and those of the test hosts' containers.
+FOREIGN_PREFIXES = ("ansible_", "inventory_", "molecule_", "test_host_")
+SINGLE = ("postgresql", "redis")
+NEEDED = ("postgresql", "redis", "web", "beat", "flower", "proxy")
+
+
+def known_variables(root: str) -> set[str]:
+    """Return the names that the roles under `root` specify or group_vars/all sets."""
+    known: set[str] = set()
+    for spec in Path(root).glob("roles/*/meta/argument_specs.yml"):
+        for entry in yaml.safe_load(spec.read_text())["argument_specs"].values():
+            known.update(entry.get("options", {}))
+    for defaults in Path(root).glob("roles/*/defaults/main.yml"):
+        known.update(yaml.safe_load(defaults.read_text()) or {})
+    for topic in Path(root).glob("group_vars/all/*.yml"):
+        known.update(yaml.safe_load(topic.read_text()) or {})
+    return known
+
+
+def unknown_variables(names: Iterable[str], root: str) -> list[str]:
+    """Return a message for each name that looks like one of Celeriac's variables but is none."""
+    known = known_variables(root)
+    prefixes = {name.split("_")[0] for name in known if "_" in name}
+    problems = []
+    for name in sorted(set(names) - known):
+        if name.startswith(("_", "vault_", *FOREIGN_PREFIXES)):
+            continue
+        close = get_close_matches(name, known, n=1, cutoff=0.85)
+        if close:
+            problems.append(f"{name} is not a variable of Celeriac; did you mean {close[0]}?")
+        elif "_" in name and name.split("_")[0] in prefixes:
+            problems.append(
+                f"{name} is not a variable of Celeriac; "
+                "give a variable of your own another first word."
+            )
+    return problems
+
+
+def topology_problems(
+    workers: Sequence[Mapping[str, Any]],
+    groups: Mapping[str, Sequence[str]],
+    beat_lease: bool = True,
+) -> list[str]:
+    """Return a message for each thing in inventory and `celery_workers` that cannot work."""
+    problems = [
+        f"The inventory has no host in the group {group}; write one in hosts.yml."
+        for group in NEEDED
+        if not groups.get(group)
+    ]
+    problems += [
+        f"The group {group} has {len(groups[group])} hosts ({', '.join(groups[group])}); "
+        "write exactly one."
+        for group in SINGLE
+        if len(groups.get(group, [])) > 1
+    ]
+    beats = groups.get("beat", [])
+    if len(beats) > 1 and not beat_lease:
+        problems.append(
+            f"Two active Beats: the group beat has {', '.join(beats)} and celery_beat_lease is "
+            "false, so each schedule would run twice. Write celery_beat_lease: true, or one host."
+        )
+    if not workers:
+        problems.append("celery_workers is empty; write at least one item with name and queues.")
+    for name, count in Counter(str(worker.get("name")) for worker in workers).items():
+        if count > 1:
+            problems.append(f"celery_workers has {count} pools with the name {name}; rename one.")
+    used = {group: hosts for group, hosts in groups.items() if group in NEEDED}
+    for worker in workers:
+        name = str(worker.get("name"))
+        if not POOL_NAME.fullmatch(name):
+            problems.append(
+                f"celery_workers: the pool name {name!r} becomes a part of a unit name; "
+                "write lower-case letters and digits, e.g. cpu."
+            )
+        queues = list(worker.get("queues") or [])
+        if not queues:
+            problems.append(
+                f"celery_workers: the pool {name} consumes nothing; write queues: [default]."
+            )
+        group = str(worker.get("hosts", "workers"))
+        used[group] = groups.get(group, [])
+        if not groups.get(group):
+            problems.append(
+                f"celery_workers: the pool {name} runs on the group {group}, which has no host in "
+                "the inventory; write the group's hosts in hosts.yml, or another group in hosts."
+            )
+    problems += _crossing_problems(used)
+    return problems
+
+
+def _crossing_problems(used: Mapping[str, Sequence[str]]) -> list[str]:
+    """Refuse connections between hosts: they are not encrypted yet."""
+    hosts = sorted({host for members in used.values() for host in members})
+    if len(hosts) < 2:
+        return []
+    places = "; ".join(f"{group}: {', '.join(members)}" for group, members in used.items())
+    return [
+        f"The deployment spans {len(hosts)} hosts ({places}), and connections between hosts are "
+        "not encrypted yet; write the same one host in every group."
+    ]
+
+
+class FilterModule:
+    """The filters, by the names that playbooks use."""
+
+    def filters(self) -> dict[str, Any]:
+        """Return the filters of this file."""
+        return {
+            "unknown_variables": unknown_variables,
+            "topology_problems": topology_problems,
+        }
