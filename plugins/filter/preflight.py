@@ -18,12 +18,20 @@ SINGLE = ("postgresql", "redis")
 NEEDED = ("postgresql", "redis", "web", "beat", "flower", "proxy")
 
 
+def role_contracts(root: str) -> list[dict[str, Any]]:
+    """Return name and options of each role under `root`, as its argument_specs.yml states them."""
+    contracts = []
+    for path in sorted(Path(root).glob("roles/*/meta/argument_specs.yml")):
+        entry = yaml.safe_load(path.read_text())["argument_specs"]["main"]
+        contracts.append({"name": path.parts[-3], "options": entry["options"]})
+    return contracts
+
+
 def known_variables(root: str) -> set[str]:
     """Return the names that the roles under `root` specify or group_vars/all sets."""
-    known: set[str] = set()
-    for spec in Path(root).glob("roles/*/meta/argument_specs.yml"):
-        for entry in yaml.safe_load(spec.read_text())["argument_specs"].values():
-            known.update(entry.get("options", {}))
+    known = {"celeriac_environment"}  # each inventory names its own
+    for contract in role_contracts(root):
+        known.update(contract["options"])
     for defaults in Path(root).glob("roles/*/defaults/main.yml"):
         known.update(yaml.safe_load(defaults.read_text()) or {})
     for topic in Path(root).glob("group_vars/all/*.yml"):
@@ -102,6 +110,19 @@ def topology_problems(
     return problems
 
 
+def pools_for_check(
+    workers: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Return the pools as the check inside the release reads them, with the number of hosts."""
+    keys = ("name", "queues", "pool", "concurrency", "stop_timeout")
+    defaults = {"pool": "prefork", "concurrency": 2, "stop_timeout": 300}
+    return [
+        {key: worker.get(key, defaults.get(key)) for key in keys}
+        | {"hosts": len(groups.get(worker.get("hosts", "workers"), []))}
+        for worker in workers
+    ]
+
+
 def _crossing_problems(used: Mapping[str, Sequence[str]]) -> list[str]:
     """Refuse connections between hosts: they are not encrypted yet."""
     hosts = sorted({host for members in used.values() for host in members})
@@ -120,6 +141,8 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Return the filters of this file."""
         return {
+            "role_contracts": role_contracts,
             "unknown_variables": unknown_variables,
             "topology_problems": topology_problems,
+            "pools_for_check": pools_for_check,
         }

@@ -33,7 +33,9 @@ options:
     elements: path
     default: []
   inputs:
-    description: Whatever else decides how the release runs; a change of it makes a new release.
+    description:
+      - Whatever else decides how the release runs; a change of it makes a new release.
+      - May hold secrets; give the task C(no_log), for a masked parameter would mask the release id too.
     type: dict
     default: {}
   dest:
@@ -118,7 +120,7 @@ def main() -> None:
         argument_spec={
             "folders": {"type": "dict", "required": True},
             "fingerprint": {"type": "list", "elements": "path", "default": []},
-            "inputs": {"type": "dict", "default": {}, "no_log": True},
+            "inputs": {"type": "dict", "default": {}},
             "dest": {"type": "path", "required": True},
         },
         supports_check_mode=True,
