@@ -229,6 +229,10 @@ LOGGING = {
 
 # The shop
 
+# Where links in e-mails lead; set it when the site is not on port 443.
+SHOP_URL = env.url(
+    "SHOP_URL", ("https", "http"), write="https://shop.example.org", default=f"https://{ALLOWED_HOSTS[0]}"
+).rstrip("/")
 # Seconds that the pretended bank takes, and how hard the crate is thought about; 0 for load tests.
 SHOP_BANK_SECONDS = env.number("SHOP_BANK_SECONDS", default=1.5, least=0, most=10)
 SHOP_PACKING_EFFORT = env.number("SHOP_PACKING_EFFORT", default=1, least=0, most=10)
