@@ -34,6 +34,7 @@ from celeriac import notify
 
 QUIET_SECONDS = 0.3
 POLL_SECONDS = 0.1
+FULL_POLL_SECONDS = 0.02
 
 
 def seconds_from_env(name: str, default: float | None) -> float | None:
@@ -86,6 +87,7 @@ class Supervisor:
         self.handed_over = False
         self.gave_up = False
         self.celery_term: Any = None
+        self.shortened: Any = None
 
     def install(self) -> None:
         """Take over SIGTERM, hook the loop, and start watching."""
@@ -110,6 +112,7 @@ class Supervisor:
         self.turned_at = time.monotonic()
         if self.consumes():
             self.consumed_at = self.turned_at
+        self.keep_turning()
         if not self.ready:
             self.ready = True
             notify.send("READY=1", f"STATUS={self.status()}")
@@ -128,6 +131,28 @@ class Supervisor:
             or not channel.qos.can_consume()
             or received != self.received
         )
+
+    def keep_turning(self) -> None:
+        """Shorten gevent's poll of 2 s while it waits for a free slot or drains.
+
+        A slot that frees up does not wake that poll, so a full pool would fetch its next
+        tasks only every 2 s.
+        """
+        connection = self.consumer.connection
+        if self.consumer.hub or connection is None or connection is self.shortened:
+            return
+        self.shortened = connection
+        drain_events = connection.drain_events
+
+        def short_when_full(timeout: float | None = None) -> Any:
+            qos = getattr(getattr(self.consumer.task_consumer, "channel", None), "qos", None)
+            if self.term_at is not None:
+                timeout = POLL_SECONDS
+            elif hasattr(qos, "can_consume") and not qos.can_consume():
+                timeout = FULL_POLL_SECONDS
+            return drain_events(timeout=timeout)
+
+        connection.drain_events = short_when_full
 
     def drain(self) -> None:
         """Stop consuming, then hand over to Celery once nothing runs or waits for its ack.
@@ -173,10 +198,6 @@ class Supervisor:
             consumer.controller.semaphore.clear()  # those waiting for a free child stay unacked
         if consumer.hub:
             consumer.timer.call_repeatedly(POLL_SECONDS, lambda: None)
-        else:
-            connection = consumer.connection
-            drain_events = connection.drain_events
-            connection.drain_events = lambda timeout=None: drain_events(timeout=POLL_SECONDS)
 
     def hand_over(self) -> None:
         """Run the TERM handler that Celery had installed."""

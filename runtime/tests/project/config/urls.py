@@ -1,0 +1,31 @@
+from django.http import HttpResponse, HttpResponseRedirect
+from django.urls import path
+
+
+def health(request):
+    return HttpResponse(f"{request.scheme} {request.get_host()}")
+
+
+def broken(request):
+    raise RuntimeError("the shelf is empty")
+
+
+def hidden(request):
+    return HttpResponse(status=403)
+
+
+def loop(request):
+    return HttpResponseRedirect(request.build_absolute_uri())
+
+
+def moved(request):
+    return HttpResponseRedirect("/health/")
+
+
+urlpatterns = [
+    path("health/", health),
+    path("broken/", broken),
+    path("hidden/", hidden),
+    path("loop/", loop),
+    path("moved/", moved),
+]

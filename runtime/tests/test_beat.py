@@ -1,0 +1,172 @@
+"""Two Beats on one database: exactly one of them ticks, whatever happens to it."""
+
+import json
+import os
+import signal
+import time
+
+import psycopg
+import pytest
+from conftest import wait_for
+
+EVERY_HALF_SECOND = {"tick": {"task": "jobs.tasks.tick", "schedule": 0.5}}
+
+
+@pytest.fixture
+def beat(start):
+    """Start a Beat with the lease around Celery's plain in-memory scheduler."""
+
+    def run(scheduler="celery.beat:Scheduler", schedule=EVERY_HALF_SECOND, settings=None, **env):
+        return start(
+            *["celery", "-A", "config", "beat", "--scheduler", "celeriac.beat:LeaderScheduler"],
+            settings={"CELERY_BEAT_SCHEDULE": schedule} | (settings or {}),
+            CELERIAC_BEAT_SCHEDULER=scheduler,
+            **env,
+        )
+
+    return run
+
+
+def ticks(broker, service=None):
+    """The messages in the queue, of one Beat or of all."""
+    messages = [json.loads(m)["headers"] for m in broker.client.lrange("default", 0, -1)]
+    return [m for m in messages if service is None or m["origin"].startswith(f"gen{service.pid}@")]
+
+
+def terminate_leases(database):
+    with psycopg.connect(database, autocommit=True) as server:
+        server.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name LIKE 'celeriac-beat%'"
+        )
+
+
+@pytest.mark.spec("D6.2.1", "D6.2.3", "D7.1.2", "D7.1.6", "G2.7")
+def test_of_two_only_the_leader_ticks_and_the_standby_takes_over_after_a_kill(beat, broker):
+    leader = beat().ready()
+    wait_for(lambda: ticks(broker), 10)
+    standby = beat(WATCHDOG_USEC="2000000").ready()
+    assert "STATUS=leading: Scheduler is ticking" in leader.manager.all("STATUS")
+    assert any(
+        line.startswith("STATUS=standby: waiting for the lease held by ")
+        and line.endswith(f":{leader.pid}")
+        for line in standby.manager.all("STATUS")
+    )
+    time.sleep(2)
+    assert standby.manager.all("WATCHDOG")
+    assert ticks(broker, standby) == []
+    assert len(ticks(broker, leader)) >= 4
+    leader.process.kill()
+    killed = time.monotonic()
+    wait_for(lambda: ticks(broker, standby), 5)
+    assert time.monotonic() - killed < 5
+    assert standby.manager.since(killed, "STATUS=leading")
+    standby.term()
+    assert standby.wait(5) == 0
+    assert standby.manager.all("STOPPING")
+
+
+@pytest.mark.spec("D6.2.3")
+def test_a_beat_that_lost_its_lease_exits_and_never_ticks_again(beat, broker, database):
+    leader, standby = beat().ready(), beat().ready()
+    wait_for(lambda: ticks(broker, leader), 10)
+    standby.term()
+    assert standby.wait(5) == 0, "a standby leaves at once"
+    terminate_leases(database)
+    assert leader.wait(5) == 1
+    sent = len(ticks(broker))
+    assert any("lost the lease" in line for line in leader.manager.all("STATUS"))
+    time.sleep(1)
+    assert len(ticks(broker)) == sent
+
+
+def test_the_lease_belongs_to_the_database_not_to_the_server(beat, database):
+    beat().ready()
+    other = psycopg.conninfo.conninfo_to_dict(database)
+    url = os.environ["DATABASE_URL"]
+    assert other["dbname"] not in url
+    second = beat(DATABASE_URL=url).ready()
+    assert "STATUS=leading: Scheduler is ticking" in second.manager.all("STATUS")
+
+
+@pytest.mark.spec("D6.2.2", "D3.1.1")
+def test_the_database_scheduler_is_chosen_and_read_only_with_the_lease(beat, broker, database):
+    first = beat(scheduler="").ready()
+    assert "STATUS=leading: DatabaseScheduler is ticking" in first.manager.all("STATUS")
+    wait_for(lambda: ticks(broker, first), 10)
+    second = beat(scheduler="").ready()
+    with psycopg.connect(database, autocommit=True) as server:
+        runs = "SELECT total_run_count FROM django_celery_beat_periodictask WHERE name = 'tick'"
+        assert server.execute(runs).fetchone()[0] > 0, "a run is saved as soon as it is sent"
+        # Behind the scheduler's back, so that only a fresh read can see it.
+        server.execute("UPDATE django_celery_beat_periodictask SET enabled = false")
+    first.process.kill()
+    wait_for(lambda: any("leading" in x for x in second.manager.all("STATUS")), 5)
+    time.sleep(1)
+    assert ticks(broker, second) == []
+    with psycopg.connect(database, autocommit=True) as server:
+        server.execute("TRUNCATE django_celery_beat_periodictask CASCADE")
+
+
+def test_a_run_that_is_due_waits_for_a_broker_that_is_not_there_yet(beat, broker):
+    broker.stop()
+    leader = beat(WATCHDOG_USEC="4000000").ready()
+    wait_for(lambda: "STATUS=leading: waiting for the broker" in leader.manager.all(), 10)
+    waiting = time.monotonic()
+    time.sleep(2)
+    assert leader.manager.since(waiting, "WATCHDOG")
+    broker.start()
+    wait_for(lambda: ticks(broker, leader), 10)
+
+
+@pytest.mark.parametrize(
+    ("settings", "env", "message"),
+    [
+        (
+            {
+                "DATABASES": {
+                    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+                }
+            },
+            {},
+            "needs PostgreSQL as the `default` database",
+        ),
+        ({}, {"scheduler": "nowhere:Scheduler"}, "'nowhere:Scheduler' cannot be imported"),
+        ({}, {"scheduler": "celeriac.beat:LeaderScheduler"}, "names the lease itself"),
+    ],
+)
+def test_is_refused_by_name(beat, settings, env, message):
+    service = beat(settings=settings, **env)
+    assert service.wait() != 0
+    assert message in service.log()
+    assert service.manager.all("READY") == []
+
+
+def test_sigterm_does_not_interrupt_a_tick(monkeypatch):
+    """A run is sent and saved, or neither."""
+    from celery import Celery
+
+    from celeriac.beat import LeaderScheduler
+
+    monkeypatch.setenv("CELERIAC_BEAT_SCHEDULER", "celery.beat:Scheduler")
+    scheduler = LeaderScheduler(app=Celery(set_as_current=False), lazy=True)
+    monkeypatch.setattr(scheduler, "verify", lambda: None)
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    steps = []
+
+    def tick():
+        steps.append("send")
+        os.kill(os.getpid(), signal.SIGTERM)
+        steps.append("save")
+        return 1.0
+
+    try:
+        scheduler.take_signals()
+        scheduler.longest_sleep = 5
+        scheduler.inner.tick = tick
+        with pytest.raises(SystemExit):
+            scheduler.tick()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert steps == ["send", "save"]
