@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -80,7 +81,7 @@ class Service:
                 cwd=PROJECT,
                 stdout=log,
                 stderr=log,
-                env=env | {"NOTIFY_SOCKET": self.manager.address},
+                env={"NOTIFY_SOCKET": self.manager.address} | env,
                 start_new_session=True,
             )
         self.pid = self.process.pid
@@ -108,10 +109,8 @@ class Service:
 
     def kill(self) -> None:
         """End the process and whatever it forked; only this test's own session."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait(10)
         self.manager.socket.close()
 
@@ -215,11 +214,13 @@ def start(tmp_path: Path, database: str, broker: Broker) -> Iterator[Callable[..
             tmp_path / f"service{len(running)}",
             [sys.executable, "-m", *command],
             environment(
-                DATABASE_URL=database,
-                CELERY_BROKER_URL=broker.url,
-                MARKS_URL=broker.marks_url,
-                PROJECT_SETTINGS=json.dumps(settings or {}),
-                **env,
+                **{
+                    "DATABASE_URL": database,
+                    "CELERY_BROKER_URL": broker.url,
+                    "MARKS_URL": broker.marks_url,
+                    "PROJECT_SETTINGS": json.dumps(settings or {}),
+                }
+                | env
             ),
         )
         running.append(service)

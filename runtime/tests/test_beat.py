@@ -7,7 +7,12 @@ import time
 
 import psycopg
 import pytest
+from celery import Celery
+from celery.beat import Scheduler
+from celery.exceptions import ImproperlyConfigured
 from conftest import wait_for
+
+from celeriac.beat import LeaderScheduler, scheduler_class
 
 EVERY_HALF_SECOND = {"tick": {"task": "jobs.tasks.tick", "schedule": 0.5}}
 
@@ -119,34 +124,37 @@ def test_a_run_that_is_due_waits_for_a_broker_that_is_not_there_yet(beat, broker
     wait_for(lambda: ticks(broker, leader), 10)
 
 
+def test_another_database_is_refused_by_name(beat):
+    sqlite = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+    service = beat(settings={"DATABASES": {"default": sqlite}})
+    assert service.wait() != 0
+    assert "needs PostgreSQL as the `default` database" in service.log()
+    assert service.manager.all("READY") == []
+
+
 @pytest.mark.parametrize(
-    ("settings", "env", "message"),
+    ("name", "message"),
     [
-        (
-            {
-                "DATABASES": {
-                    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
-                }
-            },
-            {},
-            "needs PostgreSQL as the `default` database",
-        ),
-        ({}, {"scheduler": "nowhere:Scheduler"}, "'nowhere:Scheduler' cannot be imported"),
-        ({}, {"scheduler": "celeriac.beat:LeaderScheduler"}, "names the lease itself"),
+        ("nowhere:Scheduler", "'nowhere:Scheduler' cannot be imported"),
+        ("celeriac.beat:LeaderScheduler", "names the lease itself"),
     ],
 )
-def test_is_refused_by_name(beat, settings, env, message):
-    service = beat(settings=settings, **env)
-    assert service.wait() != 0
-    assert message in service.log()
-    assert service.manager.all("READY") == []
+def test_a_bad_scheduler_is_refused_by_name(monkeypatch, name, message):
+    monkeypatch.setenv("CELERIAC_BEAT_SCHEDULER", name)
+    with pytest.raises(ImproperlyConfigured, match=message):
+        scheduler_class(Celery(set_as_current=False))
+
+
+def test_the_apps_own_scheduler_is_led(monkeypatch):
+    monkeypatch.delenv("CELERIAC_BEAT_SCHEDULER", raising=False)
+    app = Celery(set_as_current=False)
+    app.conf.beat_scheduler = "celery.beat:Scheduler"
+    assert scheduler_class(app) is Scheduler
 
 
 def test_sigterm_does_not_interrupt_a_tick(monkeypatch):
     """A run is sent and saved, or neither."""
     from celery import Celery
-
-    from celeriac.beat import LeaderScheduler
 
     monkeypatch.setenv("CELERIAC_BEAT_SCHEDULER", "celery.beat:Scheduler")
     scheduler = LeaderScheduler(app=Celery(set_as_current=False), lazy=True)

@@ -9,7 +9,10 @@ import time
 import pytest
 from conftest import wait_for
 
-INHERIT = "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.execvp(sys.argv[1], sys.argv[1:])"
+INHERIT = (
+    "import os, sys; os.environ['LISTEN_PID'] = str(os.getpid());"
+    "os.execvp(sys.argv[1], sys.argv[1:])"
+)
 
 
 @pytest.fixture

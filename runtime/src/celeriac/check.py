@@ -120,6 +120,13 @@ def names(items: Any, limit: int = 5) -> str:
 
 
 def check_broker(app: Celery) -> Iterator[str]:
+    try:
+        transport(app)
+    except Exception as error:
+        yield (
+            f"error: the app's broker_url cannot be used: {type(error).__name__}: {error}. Write "
+            "CELERY_BROKER_URL = 'redis://:password@host:6379/0' or 'amqp://…' in its settings."
+        )
     if not (app.conf.broker_read_url or app.conf.broker_url):
         yield (
             "error: the app has no broker_url. Write CELERY_BROKER_URL = "
@@ -294,6 +301,8 @@ def periodic_tasks() -> list[tuple[str, str, dict[str, Any]]]:
 def check(app: Celery, topology: Topology, database: bool = False) -> list[str]:
     """All findings, errors first."""
     findings = list(check_broker(app))
+    if findings:
+        return findings
     routes = Routes(app)
     findings += check_schedule(app, routes, database)
     findings += check_queues(app, topology, routes)
