@@ -27,7 +27,7 @@ def app(monkeypatch):
         accept_content=["json"],
     )
 
-    @app.task(name="shop.order")
+    @app.task(name="shop.order", shared=False)
     def order():
         pass
 
@@ -36,7 +36,7 @@ def app(monkeypatch):
 
 
 def add_task(app, name, **options):
-    @app.task(name=name, **options)
+    @app.task(name=name, shared=False, **options)
     def extra():
         pass
 
@@ -63,7 +63,7 @@ def test_a_sound_app_has_no_findings(app):
     [
         {"shop.report": {"queue": "reports"}},
         {"shop.rep*": "reports"},
-        [("shop.*port", {"queue": "reports"})],
+        [[("shop.*port", {"queue": "reports"})]],
         lambda name, *_, **__: {"queue": "reports"} if name == "shop.report" else None,
     ],
     ids=["dict", "glob", "list", "callable"],
