@@ -160,14 +160,6 @@ if CELERY_BROKER_URL.startswith("redis"):
         # Above the concurrency of the largest gevent pool; kombu's 10 makes its acks fail.
         "max_connections": 300,
     }
-# A request waits at most this long for a broker that is down; the sweep sends what was not sent.
-CELERY_TASK_PUBLISH_RETRY_POLICY = {
-    "max_retries": 2,
-    "interval_start": 0,
-    "interval_step": 0.1,
-    "interval_max": 0.1,
-}
-
 CELERY_TIMEZONE = "UTC"
 CELERY_TASK_SERIALIZER = "json"
 CELERY_RESULT_SERIALIZER = "json"

@@ -42,7 +42,7 @@ class OrderForm(forms.Form):
                 min_value=0,
                 max_value=MOST_OF_ONE,
                 required=False,
-                widget=forms.NumberInput(attrs={"inputmode": "numeric", "class": "quantity"}),
+                widget=forms.NumberInput(attrs={"inputmode": "numeric", "placeholder": "0"}),
                 error_messages={"max_value": f"At most {MOST_OF_ONE} of one kind, please."},
             )
 

@@ -7,6 +7,7 @@ again by `resume_stalled`, a doubled one finds the order claimed or moved on, an
 """
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -48,10 +49,14 @@ PLANS = {
 # A message that has not been picked up for so long may be lost; doubled with every re-send.
 RESEND_AFTER = timedelta(seconds=15)
 RESEND_AFTER_MOST = timedelta(minutes=5)
+# After a failed publish this process does not try for so long.
+BROKER_PAUSE = timedelta(seconds=5)
 # The longest countdown of a retry.
 RETRY_WITHIN = timedelta(seconds=30)
 # A step that has killed its worker so often is not started again.
 MOST_ATTEMPTS = 12
+
+_broker_away_until = 0.0
 
 SORRY = "Something went wrong on our side. We have been told and will look at your order."
 
@@ -250,10 +255,16 @@ def _send_on_commit(order_id: int, step: Step) -> None:
 
 def _send(order_id: int, step: Step) -> bool:
     """Publish the step's task. False when the broker cannot be reached: the sweep sends it later."""
+    global _broker_away_until
+    if time.monotonic() < _broker_away_until:
+        logger.warning("%s of order %s not sent, will be resumed: no broker", step, order_id)
+        return False
     try:
-        # By name: the orders know nothing of the apps that do their steps.
-        current_app.send_task(PLANS[step].task, [order_id], ignore_result=True)
+        # By name: the orders know nothing of the apps that do their steps. Without retry: a frozen
+        # broker costs a request one socket_timeout, and the next ones nothing.
+        current_app.send_task(PLANS[step].task, [order_id], ignore_result=True, retry=False)
     except OperationalError as error:
+        _broker_away_until = time.monotonic() + BROKER_PAUSE.total_seconds()
         logger.error("%s of order %s not sent, will be resumed: %s", step, order_id, error)
         return False
     return True

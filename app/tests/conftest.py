@@ -1,0 +1,204 @@
+"""Real PostgreSQL, Redis, SMTP and workers; run by `bin/with-services pytest`."""
+
+import importlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from aiosmtpd.controller import Controller
+from django.apps import apps
+from django.conf import settings as django_settings
+from django.db import connection
+
+from orders import services, steps
+from orders.models import Order, Product
+
+APP = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with real processes last: what is simple fails first."""
+    items.sort(key=lambda item: "fleet" in getattr(item, "fixturenames", ()))
+
+
+@pytest.fixture(autouse=True)
+def _quick_and_apart(settings, tmp_path):
+    settings.MEDIA_ROOT = tmp_path / "media"
+    settings.SHOP_BANK_SECONDS = 0
+    settings.SHOP_PACKING_EFFORT = 0
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+    }
+    steps._broker_away_until = 0.0
+
+
+@pytest.fixture
+def broker() -> Iterator[redis.Redis]:
+    """The real broker, with none of our messages in it."""
+    client = redis.Redis.from_url(django_settings.CELERY_BROKER_URL)
+    keys = ["default", "orders", "emails", "unacked", "unacked_index", "unacked_mutex"]
+    client.delete(*keys)
+    yield client
+    client.delete(*keys)
+    client.close()
+
+
+@pytest.fixture
+def quantities(db) -> dict[int, int]:
+    # Tests with real transactions empty the tables, so the migration's rows are made again.
+    importlib.import_module("orders.migrations.0002_products").create(apps, None)
+    products = {product.slug: product.pk for product in Product.objects.all()}
+    return {products["celeriac"]: 1, products["carrot"]: 3}
+
+
+@pytest.fixture
+def place(quantities) -> Callable[..., Order]:
+    """Place an order; what it publishes goes out if the test's transactions are real."""
+
+    def place(**changes: object) -> Order:
+        fields = {
+            "name": "Ada Root",
+            "email": "ada@example.org",
+            "card": "good",
+            "quantities": quantities,
+            "form_key": uuid.uuid4(),
+        }
+        return services.place_order(**{**fields, **changes})
+
+    return place
+
+
+def move_to(order: Order, step: str) -> Order:
+    """Put an order before a step, as if the earlier ones were done."""
+    Order.objects.filter(pk=order.pk).update(step=step)
+    order.refresh_from_db()
+    return order
+
+
+class Sink:
+    """A mail server on a free port. `answers` are given, one a mail, before it accepts."""
+
+    def __init__(self) -> None:
+        self.mails: list = []
+        self.answers: list[str] = []
+        self.recipient_answers: list[str] = []
+        self.controller = Controller(self, hostname="127.0.0.1", port=free_port())
+
+    @property
+    def port(self) -> int:
+        return self.controller.port
+
+    async def handle_RCPT(self, server, session, envelope, address, options) -> str:
+        if self.recipient_answers:
+            return self.recipient_answers.pop(0)
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server, session, envelope) -> str:
+        if self.answers:
+            return self.answers.pop(0)
+        self.mails.append(envelope)
+        return "250 OK"
+
+
+@pytest.fixture
+def sink(settings) -> Iterator[Sink]:
+    sink = Sink()
+    sink.controller.start()
+    settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
+    settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", sink.port
+    yield sink
+    sink.controller.stop()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def until(true: Callable[[], object], seconds: float, what: str) -> object:
+    """Wait until something is true; fails with `what`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if result := true():
+            return result
+        time.sleep(0.05)
+    pytest.fail(f"not within {seconds} s: {what}")
+
+
+class Fleet:
+    """Real Celery processes on the test's database, broker and mail server."""
+
+    def __init__(self, folder: Path, mail_port: int) -> None:
+        database = connection.settings_dict
+        self.folder = folder
+        self.running: dict[str, subprocess.Popen] = {}
+        self.env = {
+            **os.environ,
+            "DATABASE_URL": (
+                f"postgres://{database['USER']}:{database['PASSWORD']}"
+                f"@{database['HOST']}:{database['PORT']}/{database['NAME']}"
+            ),
+            "EMAIL_URL": f"smtp://127.0.0.1:{mail_port}",
+            "APP_DATA_DIR": str(folder),
+            "SHOP_BANK_SECONDS": "0.1",
+            "SHOP_PACKING_EFFORT": "0.1",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def start(self, name: str, *arguments: str, ready: str, **env: str) -> None:
+        log = self.folder / f"{name}.log"
+        with log.open("w") as out:
+            self.running[name] = subprocess.Popen(
+                [sys.executable, "-m", "celery", "-A", "config", *arguments],
+                cwd=APP,
+                env={**self.env, **env},
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        until(lambda: ready in log.read_text(), 20, f"{name} is ready\n{log.read_text()}")
+
+    def cpu(self, name: str = "cpu", **env: str) -> None:
+        arguments = ["worker", "-P", "prefork", "-c", "2", "-Q", "default,orders"]
+        self.start(name, *arguments, "-n", f"{name}@%h", *QUICK, ready=" ready.", **env)
+
+    def io(self) -> None:
+        arguments = ["worker", "-P", "gevent", "-c", "20", "-Q", "emails"]
+        self.start("io", *arguments, "-n", "io@%h", *QUICK, ready=" ready.")
+
+    def beat(self) -> None:
+        self.start("beat", "beat", ready="beat: Starting")
+
+    def log(self, name: str) -> str:
+        return (self.folder / f"{name}.log").read_text()
+
+    def kill(self, name: str) -> None:
+        """As systemd does at the end of its patience: every process of the unit at once."""
+        process = self.running.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def end(self) -> None:
+        for name in list(self.running):
+            self.kill(name)
+
+
+QUICK = ("--without-mingle", "--without-gossip")
+
+
+@pytest.fixture
+def fleet(transactional_db, broker, sink, tmp_path) -> Iterator[Fleet]:
+    fleet = Fleet(tmp_path, sink.port)
+    yield fleet
+    fleet.end()

@@ -1,0 +1,231 @@
+"""What customers and staff see, with the headers that nginx sends."""
+
+import re
+import uuid
+
+import pytest
+from django.apps import apps
+from django.contrib.auth import get_user_model
+from django.db import connection
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from orders import services, steps
+from orders.models import Order, OrderLine, Product, Step
+
+from .conftest import free_port, move_to
+
+pytestmark = pytest.mark.django_db
+
+HOST = "localhost:8443"
+PROXY = {"HTTP_HOST": HOST, "HTTP_X_FORWARDED_PROTO": "https"}
+
+
+@pytest.fixture
+def client() -> Client:
+    return Client(**PROXY, enforce_csrf_checks=True)
+
+
+@pytest.fixture
+def form(client, quantities) -> dict[str, str]:
+    page = client.get("/").content.decode()
+    fields = dict(re.findall(r'name="(csrfmiddlewaretoken|form_key)" value="([^"]+)"', page))
+    return {
+        **fields,
+        "name": "Ada Root",
+        "email": "ada@example.org",
+        **{f"quantity_{pk}": str(n) for pk, n in quantities.items()},
+    }
+
+
+def test_an_order_leads_to_its_page(client, form):
+    answer = client.post("/", form)
+    order = Order.objects.get()
+    assert answer.status_code == 302
+    assert answer["Location"] == f"/orders/{order.public_id}/"
+    assert order.total_cents == sum(line.total_cents for line in OrderLine.objects.all()) > 0
+    page = client.get(answer["Location"]).content.decode()
+    assert order.number in page
+    assert "Asking your bank" in page
+
+
+def test_the_same_form_twice_is_one_order(client, form):
+    first, second = client.post("/", form), client.post("/", form)
+    assert first["Location"] == second["Location"]
+    assert Order.objects.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": ""}, "Please tell us your name."),
+        ({"email": "ada"}, "This does not look like an e-mail address."),
+        ({"email": ""}, "Please tell us where to send the confirmation."),
+        ({"card": "stolen"}, "Select a valid choice."),
+        ("empty", "Your crate is empty."),
+        ("many", "At most 9 of one kind"),
+        ("negative", "greater than or equal to 0"),
+    ],
+)
+def test_a_wrong_form_says_what_is_wrong(client, form, change, words):
+    amounts = {"empty": "", "many": "10", "negative": "-1"}
+    if isinstance(change, str):
+        change = {key: amounts[change] for key in form if key.startswith("quantity_")}
+    answer = client.post("/", {**form, **change})
+    assert answer.status_code == 422
+    assert words in answer.content.decode()
+    assert not Order.objects.exists()
+
+
+def test_a_withdrawn_product_cannot_be_ordered(client, form, quantities):
+    Product.objects.filter(pk__in=quantities).update(on_sale=False)
+    assert client.post("/", form).status_code == 422
+
+
+class TestCsrf:
+    def test_behind_a_proxy_on_another_port(self, client, form):
+        assert client.post("/", form, HTTP_ORIGIN=f"https://{HOST}").status_code == 302
+
+    def test_by_referer(self, client, form):
+        assert client.post("/", form, HTTP_REFERER=f"https://{HOST}/").status_code == 302
+
+    @pytest.mark.parametrize("origin", ["https://evil.example", "https://localhost", "null"])
+    def test_refuses_other_origins(self, client, form, origin):
+        assert client.post("/", form, HTTP_ORIGIN=origin).status_code == 403
+        assert not Order.objects.exists()
+
+    def test_refuses_a_missing_token(self, client, form):
+        assert client.post("/", {**form, "csrfmiddlewaretoken": ""}).status_code == 403
+
+
+def test_plain_http_is_sent_to_https():
+    answer = Client(HTTP_HOST=HOST).get("/")
+    assert answer.status_code == 301
+    assert answer["Location"] == f"https://{HOST}/"
+
+
+def test_another_host_is_refused():
+    assert Client(HTTP_HOST="evil.example").get("/health/").status_code == 400
+
+
+def test_cookies_stay_on_https(client, form):
+    cookie = client.cookies["csrftoken"]
+    assert cookie["secure"]
+    assert cookie["httponly"]
+
+
+class TestTheOrderPage:
+    def test_unknown_orders_are_not_found(self, client):
+        assert client.get(f"/orders/{uuid.uuid4()}/").status_code == 404
+        assert client.get("/orders/1/").status_code == 404
+
+    def test_the_json_follows_the_order(self, client, place):
+        order = place()
+        url = reverse("orders:progress", args=[order.public_id])
+        states = [stage["state"] for stage in client.get(url).json()["stages"]]
+        assert states == ["done", "active", "waiting", "waiting", "waiting", "waiting"]
+        assert not client.get(url).json()["finished"]
+
+        move_to(order, Step.PACKING)
+        services.pack(order.pk, steps.Attempt("task", 0))
+        services.invoice(order.pk, steps.Attempt("task", 0))
+        answer = client.get(url).json()
+        assert answer["step"] == "email"
+        assert answer["crate"]["url"].startswith("/media/orders/")
+        assert answer["invoice"]["url"].endswith("/invoice.pdf")
+        assert str(order.pk) not in answer["invoice"]["url"].split("/")
+
+        Order.objects.filter(pk=order.pk).update(step=Step.DONE, finished_at=timezone.now())
+        assert client.get(url).json()["finished"]
+
+    def test_trouble_and_failure_are_told_in_plain_words(self, client, place):
+        order = place()
+        Order.objects.filter(pk=order.pk).update(note="The bank does not answer.")
+        page = client.get(order.get_absolute_url()).content.decode()
+        assert 'class="stage trouble"' in page
+        assert "The bank does not answer." in page
+
+        steps.give_up(order.pk, Step.PAYMENT, "Your bank declined the payment.", "task")
+        page = client.get(order.get_absolute_url()).content.decode()
+        assert 'class="stage failed"' in page
+        assert "Your bank declined the payment." in page
+        assert "We are sorry" in page
+
+    def test_without_scripts_the_browser_renews_the_page(self, client, place):
+        order = place()
+        refresh = '<noscript><meta http-equiv="refresh"'
+        assert refresh in client.get(order.get_absolute_url()).content.decode()
+        move_to(order, Step.DONE)
+        assert refresh not in client.get(order.get_absolute_url()).content.decode()
+
+    def test_names_are_escaped(self, client, place):
+        order = place(name="<script>alert(1)</script>")
+        assert "<script>alert" not in client.get(order.get_absolute_url()).content.decode()
+
+
+@pytest.mark.parametrize("page", ["front", "order"])
+def test_pages_obey_a_strict_content_security_policy(client, place, page):
+    url = "/" if page == "front" else place().get_absolute_url()
+    html = client.get(url).content.decode()
+    assert '<meta name="viewport" content="width=device-width' in html
+    assert not re.search(r"\sstyle=|<style|\son\w+=|javascript:", html)
+    assert all("src=" in tag for tag in re.findall(r"<script[^>]*>", html))
+    assert not re.search(r'(src|href|action)="(https?:)?//', html)
+
+
+@pytest.mark.spec("G9.1")
+class TestHealth:
+    def test_200_when_the_database_answers(self):
+        answer = Client(HTTP_HOST="localhost").get("/health/")
+        assert answer.status_code == 200
+        assert answer.json() == {"status": "ok", "database": "ok"}
+
+    @pytest.mark.django_db(transaction=True)
+    def test_503_when_it_does_not(self, monkeypatch):
+        connection.close()
+        with monkeypatch.context() as patch:
+            patch.setitem(connection.settings_dict, "PORT", str(free_port()))
+            answer = Client(HTTP_HOST="localhost").get("/health/")
+        assert answer.status_code == 503
+        assert answer.json()["status"] == "unavailable"
+
+
+class TestStaff:
+    @pytest.fixture
+    def staff(self, client) -> Client:
+        client.force_login(get_user_model().objects.create_superuser("admin", password="x"))
+        return client
+
+    def test_the_admin_asks_for_a_password(self, client):
+        answer = client.get("/admin/")
+        assert answer.status_code == 302
+        assert "/admin/login/" in answer["Location"]
+
+    @pytest.mark.parametrize(
+        "model",
+        ["orders.order", "orders.product", "orders.notice", "payments.payment"]
+        + ["payments.bankentry", "emails.mail", "django_celery_beat.periodictask"]
+        + ["django_celery_results.taskresult"],
+    )
+    @pytest.mark.spec("D3.2.1", "D3.2.2")
+    def test_lists_open(self, staff, place, model):
+        place()
+        app, name = apps.get_model(model)._meta.label_lower.split(".")
+        answer = staff.get(reverse(f"admin:{app}_{name}_changelist"))
+        assert answer.status_code == 200
+
+    def test_an_order_opens(self, staff, place):
+        order = place()
+        assert staff.get(reverse("admin:orders_order_change", args=[order.pk])).status_code == 200
+
+    def test_a_failed_order_is_tried_again(self, place, admin_client):
+        order = place()
+        steps.give_up(order.pk, Step.PAYMENT, "No.", "task")
+        admin_client.post(
+            reverse("admin:orders_order_changelist"),
+            {"action": "try_again", "_selected_action": [order.pk]},
+            **PROXY,
+        )
+        order.refresh_from_db()
+        assert order.step == Step.PAYMENT

@@ -1,0 +1,133 @@
+"""Settings come from the environment, and a bad one is refused by name."""
+
+import os
+import runpy
+import subprocess
+import sys
+
+import pytest
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+from config import celery_app
+
+from .conftest import APP
+
+def test_good_environment_loads(monkeypatch):
+    monkeypatch.setenv("EMAIL_URL", "smtp+tls://me:p%40ss@mail.example.org")
+    loaded = runpy.run_module("config.settings")
+    assert loaded["EMAIL_HOST_PASSWORD"] == "p@ss"
+    assert (loaded["EMAIL_PORT"], loaded["EMAIL_USE_TLS"]) == (587, True)
+    assert loaded["DEBUG"] is False
+
+
+@pytest.mark.spec("D1.2.2", "G2.3")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("SECRET_KEY", None, "SECRET_KEY is not set"),
+        ("DATABASE_URL", None, "DATABASE_URL is not set. Write DATABASE_URL=postgres://"),
+        ("DATABASE_URL", "mysql://u:hidden@h/n", "DATABASE_URL begins with 'mysql'"),
+        ("DATABASE_URL", "postgres://u:hidden@h", "DATABASE_URL names no database"),
+        ("DATABASE_URL", "postgres://u:hid/den@h:5432/n", "DATABASE_URL is not a URL"),
+        ("CELERY_BROKER_URL", "localhost:6379", "CELERY_BROKER_URL begins with"),
+        ("CACHE_URL", "redis://", "CACHE_URL names no host"),
+        ("EMAIL_URL", "http://h", "EMAIL_URL begins with 'http'"),
+        ("APP_DOMAIN", "https://shop.example.org", "APP_DOMAIN is 'https://shop.example.org'"),
+        ("APP_DOMAIN", None, "APP_DOMAIN is not set"),
+        ("DEBUG", "maybe", "DEBUG is 'maybe'"),
+        ("LOG_LEVEL", "LOUD", "LOG_LEVEL is 'LOUD'"),
+        ("SHOP_BANK_SECONDS", "soon", "SHOP_BANK_SECONDS is 'soon'"),
+    ],
+)
+def test_bad_environment_is_refused_by_name(monkeypatch, name, value, message):
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ImproperlyConfigured) as refusal:
+        runpy.run_module("config.settings")
+    assert str(refusal.value).startswith(message)
+    assert "Write " in str(refusal.value)
+    assert "hid" not in str(refusal.value)
+    assert refusal.value.__cause__ is None
+
+
+@pytest.mark.spec("D7.3.5", "D1.2.4")
+def test_only_json_is_spoken():
+    assert celery_app.conf.accept_content == ["json"]
+    assert celery_app.conf.task_serializer == celery_app.conf.result_serializer == "json"
+
+
+@pytest.mark.spec("D1.2.5", "G10.2")
+def test_a_lost_worker_loses_no_task_and_no_task_loops():
+    assert celery_app.conf.task_acks_late
+    assert celery_app.conf.task_retry_on_worker_lost
+    assert not celery_app.conf.task_reject_on_worker_lost
+    assert celery_app.conf.worker_prefetch_multiplier == 1
+    assert celery_app.conf.broker_connection_max_retries is None
+
+
+@pytest.mark.spec("D1.2.3", "D1.2.6", "D7.3.2", "G2.4")
+def test_results_are_in_the_database_and_expire():
+    assert celery_app.conf.result_backend == "django-db"
+    assert celery_app.conf.task_ignore_result
+    assert 0 < celery_app.conf.result_expires <= 30 * 24 * 3600
+
+
+@pytest.mark.spec("D1.2.1", "D1.3.1", "D1.3.2", "D1.3.3", "D1.4.1", "D1.4.2", "G2.2", "G2.5")
+def test_celery_reads_djangos_settings():
+    import config
+
+    assert config.__all__ == ("celery_app",)
+    assert os.environ["DJANGO_SETTINGS_MODULE"] == "config.settings"
+    assert celery_app.conf.task_default_queue == settings.CELERY_TASK_DEFAULT_QUEUE
+    assert {"django_celery_beat", "django_celery_results"} <= set(settings.INSTALLED_APPS)
+
+
+@pytest.mark.spec("D1.1.5")
+def test_every_requirement_is_pinned_with_a_hash():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        text = (APP / name).read_text()
+        pins = [line for line in text.splitlines() if line and line[0] not in " #"]
+        assert pins and all("==" in pin and pin.endswith("\\") for pin in pins)
+        assert "://" not in text
+
+
+@pytest.mark.spec("D6.2.2")
+def test_beat_reads_its_schedule_from_the_database():
+    assert celery_app.conf.beat_scheduler == "django_celery_beat.schedulers:DatabaseScheduler"
+
+
+@pytest.mark.spec("D5.3.1", "D5.3.2")
+def test_a_log_line_names_its_order(capfd):
+    import logging
+    import logging.config
+
+    from config.log import about_order
+
+    logging.config.dictConfig(settings.LOGGING)
+    with about_order(17):
+        logging.getLogger("orders").warning("packed")
+    logging.getLogger("orders").debug("never shown")
+    out, err = capfd.readouterr()
+    assert err.rstrip().endswith("WARNING orders: packed order=17")
+    assert out == "" and "never shown" not in err
+
+
+def test_django_finds_nothing_to_warn_about():
+    result = subprocess.run(
+        [sys.executable, "manage.py", "check", "--deploy", "--fail-level", "WARNING"],
+        cwd=APP,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.django_db
+def test_no_migration_is_missing():
+    from django.core.management import call_command
+
+    call_command("makemigrations", "--check", "--dry-run", verbosity=0)
