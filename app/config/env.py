@@ -41,12 +41,14 @@ def number(name: str, *, default: float, least: float, most: float) -> float:
     except ValueError:
         parsed = float("nan")
     if not least <= parsed <= most:
-        raise _bad(name, f"is {value!r}", f"a number from {least:g} to {most:g}, as {name}={default:g}")
+        raise _bad(
+            name, f"is {value!r}", f"a number from {least:g} to {most:g}, as {name}={default:g}"
+        )
     return parsed
 
 
 def url(name: str, schemes: tuple[str, ...], *, write: str, default: object = _UNSET) -> str:
-    """A URL with one of the schemes, a host and a usable port; its password never shows in errors."""
+    """A URL with one of the schemes, a host and a usable port; errors never show its password."""
     value = text(name, write=write, default=default)
     wanted = f"{name}={write}"
     try:
@@ -54,9 +56,13 @@ def url(name: str, schemes: tuple[str, ...], *, write: str, default: object = _U
         port = parts.port
     except ValueError:
         # Raised from None: the original message repeats the URL, and with it the password.
-        raise _bad(name, "is not a URL (is a / : @ or # in the password not %-encoded?)", wanted) from None
+        raise _bad(
+            name, "is not a URL (is a / : @ or # in the password not %-encoded?)", wanted
+        ) from None
     if parts.scheme not in schemes:
-        raise _bad(name, f"begins with {parts.scheme or 'no scheme'!r}, not {' or '.join(schemes)}", wanted)
+        raise _bad(
+            name, f"begins with {parts.scheme or 'no scheme'!r}, not {' or '.join(schemes)}", wanted
+        )
     if not parts.hostname or port == 0:
         raise _bad(name, "names no host", wanted)
     return value

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 @never_cache
 @require_safe
 def health(request: HttpRequest) -> JsonResponse:
-    """200 when the database answers, else 503. The broker is not asked: orders are taken without it."""
+    """200 when the database answers, else 503. The broker is not asked: orders do without."""
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")

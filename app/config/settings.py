@@ -1,4 +1,4 @@
-"""Settings of the shop. Everything that differs between machines comes from environment variables."""
+"""Settings of the shop. What differs between machines comes from environment variables."""
 
 from pathlib import Path
 
@@ -10,13 +10,16 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 DEBUG = env.boolean("DEBUG", default=False)
 SECRET_KEY = env.text("SECRET_KEY", write="<50 or more random characters>")
-APP_DOMAIN = env.text("APP_DOMAIN", write="shop.example.org", default="localhost" if DEBUG else env._UNSET)
+APP_DOMAIN = env.text(
+    "APP_DOMAIN", write="shop.example.org", default="localhost" if DEBUG else env._UNSET
+)
 DATA_DIR = Path(env.text("APP_DATA_DIR", write="/var/lib/shop", default=BASE_DIR / "data"))
 
 ALLOWED_HOSTS = [name.strip() for name in APP_DOMAIN.split(",")]
 if any("/" in name or ":" in name or not name for name in ALLOWED_HOSTS):
     raise ImproperlyConfigured(
-        f"APP_DOMAIN is {APP_DOMAIN!r}. Write host names only, without scheme or port, as APP_DOMAIN=shop.example.org"
+        f"APP_DOMAIN is {APP_DOMAIN!r}. Write host names only, without scheme or port, as"
+        " APP_DOMAIN=shop.example.org"
     )
 if DEBUG:
     ALLOWED_HOSTS += ["localhost", "127.0.0.1", "[::1]"]
@@ -157,6 +160,10 @@ if CELERY_BROKER_URL.startswith("redis"):
         "socket_connect_timeout": 3,
         "socket_keepalive": True,
         "health_check_interval": 25,
+        # How long a publish tries to connect; the default is six seconds of an order's request.
+        "max_retries": 1,
+        "interval_start": 0.1,
+        "interval_step": 0,
         # Above the concurrency of the largest gevent pool; kombu's 10 makes its acks fail.
         "max_connections": 300,
     }
@@ -177,7 +184,7 @@ CELERY_TASK_ACKS_LATE = True
 # reject_on_worker_lost would run a task that kills its worker for ever; this counts as a retry.
 CELERY_TASK_RETRY_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-# Results are in PostgreSQL, so cancelled tasks come back from the broker and none runs twice at once.
+# Safe because results are not on the broker: cancelled tasks come back, none runs beside itself.
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
 
 # Results cost more than most tasks: only the audited ones keep theirs (ignore_result=False).
@@ -223,7 +230,10 @@ LOGGING = {
 
 # Where links in e-mails lead; set it when the site is not on port 443.
 SHOP_URL = env.url(
-    "SHOP_URL", ("https", "http"), write="https://shop.example.org", default=f"https://{ALLOWED_HOSTS[0]}"
+    "SHOP_URL",
+    ("https", "http"),
+    write="https://shop.example.org",
+    default=f"https://{ALLOWED_HOSTS[0]}",
 ).rstrip("/")
 # Seconds that the pretended bank takes, and how hard the crate is thought about; 0 for load tests.
 SHOP_BANK_SECONDS = env.number("SHOP_BANK_SECONDS", default=1.5, least=0, most=10)

@@ -9,4 +9,13 @@ class MailAdmin(admin.ModelAdmin):
     list_select_related = ["order"]
     list_filter = ["sent_at"]
     search_fields = ["to", "subject", "message_id"]
-    readonly_fields = ["key", "order", "to", "subject", "message_id", "tries", "created_at", "sent_at"]
+    readonly_fields = [
+        "key",
+        "order",
+        "to",
+        "subject",
+        "message_id",
+        "tries",
+        "created_at",
+        "sent_at",
+    ]

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def confirm(order_id: int, attempt: steps.Attempt) -> str:
-    """The e-mail step. The mail goes out once; see `_send` for the one moment that can double it."""
+    """The e-mail step. The mail goes out once; `_send` says what could double it."""
     return steps.run(order_id, Step.EMAIL, attempt, _send, _record)
 
 

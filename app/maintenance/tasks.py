@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
     ignore_result=False,
 )
 def cleanup(self: Task) -> dict[str, int]:
-    """Remove what has expired. Safe to run again: the second run finds nothing. Returns the counts."""
+    """Remove what has expired. A second run finds nothing. Returns the counts."""
     removed = services.cleanup()
     logger.info("cleaned up: %s", ", ".join(f"{count} {what}" for what, count in removed.items()))
     return removed

@@ -11,6 +11,9 @@ class ReadOnlyInline(admin.TabularInline):
     extra = 0
     can_delete = False
 
+    def get_readonly_fields(self, request: HttpRequest, obj: object = None) -> list[str]:
+        return self.fields
+
     def has_add_permission(self, request: HttpRequest, obj: object = None) -> bool:
         return False
 

@@ -20,10 +20,11 @@ def crate_picture(packed: Packed) -> bytes:
     """The crate from above, as an SVG without scripts or styles."""
     side = packed.side_cm
     edge = side * 0.05
+    whole = side + 2 * edge
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-edge:g} {-edge:g}'
-        f' {side + 2 * edge:g} {side + 2 * edge:g}">',
-        f'<rect x="{-edge:g}" y="{-edge:g}" width="{side + 2 * edge:g}" height="{side + 2 * edge:g}"'
+        '<svg xmlns="http://www.w3.org/2000/svg"',
+        f' viewBox="{-edge:g} {-edge:g} {whole:g} {whole:g}">',
+        f'<rect x="{-edge:g}" y="{-edge:g}" width="{whole:g}" height="{whole:g}"',
         f' rx="{edge:g}" fill="#b98d5d"/>',
         f'<rect width="{side}" height="{side}" rx="{edge / 2:g}" fill="#6f4e31"/>',
     ]
@@ -53,7 +54,13 @@ def _root(x: float, y: float, radius: float, colour: str) -> str:
     leaves = "".join(
         f'<ellipse cx="{x:.2f}" cy="{y - radius * 0.3:.2f}" rx="{radius * 0.12:.2f}"'
         f' ry="{radius * 0.32:.2f}" fill="{green}" transform="rotate({turn} {x:.2f} {y:.2f})"/>'
-        for turn, green in ((0, "#7fae63"), (72, "#5f9150"), (144, "#7fae63"), (216, "#5f9150"), (288, "#6ba058"))
+        for turn, green in (
+            (0, "#7fae63"),
+            (72, "#5f9150"),
+            (144, "#7fae63"),
+            (216, "#5f9150"),
+            (288, "#6ba058"),
+        )
     )
     return (
         f'<path d="{path}Z" fill={quoteattr(colour)}/>'
@@ -106,7 +113,9 @@ def invoice(order: Order) -> bytes:
     page.drawString(left, y - 3 * mm, "Total, paid by card")
     page.drawRightString(right, y - 3 * mm, money(order.total_cents))
     page.setFont("Helvetica", 8)
-    page.drawString(left, 14 * mm, "Thank you. Roots keep best in the dark, cool and a little damp.")
+    page.drawString(
+        left, 14 * mm, "Thank you. Roots keep best in the dark, cool and a little damp."
+    )
     page.showPage()
     page.save()
     return out.getvalue()

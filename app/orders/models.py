@@ -83,6 +83,9 @@ class Order(models.Model):
     def __str__(self) -> str:
         return f"Order {self.number}"
 
+    def get_absolute_url(self) -> str:
+        return reverse("orders:order", args=[self.public_id])
+
     @property
     def number(self) -> str:
         """What people call the order."""
@@ -91,9 +94,6 @@ class Order(models.Model):
     @property
     def is_finished(self) -> bool:
         return self.step in (Step.DONE, Step.FAILED)
-
-    def get_absolute_url(self) -> str:
-        return reverse("orders:order", args=[self.public_id])
 
 
 class OrderLine(models.Model):

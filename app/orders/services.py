@@ -21,7 +21,7 @@ def place_order(
 ) -> Order:
     """Save an order and send it on its way. The same form key again returns the same order.
 
-    `quantities` maps product ids to positive numbers; unknown and withdrawn products raise ValueError.
+    `quantities` maps product ids to positive numbers; unknown or withdrawn ones raise ValueError.
     """
     products = Product.objects.filter(on_sale=True).in_bulk(quantities)
     if not quantities or len(products) != len(quantities) or min(quantities.values()) < 1:
@@ -38,7 +38,10 @@ def place_order(
             )
             OrderLine.objects.bulk_create(
                 OrderLine(
-                    order=order, product=products[pk], quantity=n, price_cents=products[pk].price_cents
+                    order=order,
+                    product=products[pk],
+                    quantity=n,
+                    price_cents=products[pk].price_cents,
                 )
                 for pk, n in quantities.items()
             )

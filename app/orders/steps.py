@@ -1,9 +1,9 @@
 """How an order moves from step to step, whatever happens to the workers.
 
-A step is one task. It claims the order in a short transaction (a lease), works without any lock or
-transaction, then records its effect and moves the order on in a second short transaction, which is
-refused if the lease has passed to somebody else. Messages may be lost or doubled: a lost one is sent
-again by `resume_stalled`, a doubled one finds the order claimed or moved on, and ends.
+A step is one task. It claims the order in a short transaction (a lease), works without any lock
+or transaction, then records its effect and moves the order on in a second short transaction, which
+is refused if the lease has passed to somebody else. Messages may be lost or doubled: a lost one is
+sent again by `resume_stalled`, a doubled one finds the order claimed or moved on, and ends.
 """
 
 import logging
@@ -82,8 +82,9 @@ def run(
 ) -> str:
     """Do one step of one order, and say what came of it.
 
-    `work` is slow and may be interrupted; it holds no lock and must be safe to repeat. `record` writes
-    the effect, in the transaction that moves the order on. Raises TemporaryProblem to be tried again.
+    `work` is slow and may be interrupted; it holds no lock and must be safe to repeat. `record`
+    writes the effect, in the transaction that moves the order on. Raises TemporaryProblem to be
+    tried again.
     """
     with about_order(order_id):
         order = _claim(order_id, step, attempt)
@@ -197,9 +198,7 @@ def _claim(order_id: int, step: Step, attempt: Attempt) -> Order | None:
         order.claimed_by = attempt.task_id
         order.claimed_attempt = attempt.number
         order.claimed_until = order.resume_at = order.db_now + PLANS[step].lease
-        order.save(
-            update_fields=["claimed_by", "claimed_attempt", "claimed_until", "resume_at"]
-        )
+        order.save(update_fields=["claimed_by", "claimed_attempt", "claimed_until", "resume_at"])
         return order
 
 
@@ -254,7 +253,7 @@ def _send_on_commit(order_id: int, step: Step) -> None:
 
 
 def _send(order_id: int, step: Step) -> bool:
-    """Publish the step's task. False when the broker cannot be reached: the sweep sends it later."""
+    """Publish the step's task. False when there is no broker: the sweep sends it later."""
     global _broker_away_until
     if time.monotonic() < _broker_away_until:
         logger.warning("%s of order %s not sent, will be resumed: no broker", step, order_id)

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 class StepTask(DjangoTask):
     """One step of one order; the only argument is the order's id.
 
-    A problem that may pass is tried again with growing, random pauses. When the tries are used up, or
-    on a bug, the order ends with a sentence for the customer.
+    A problem that may pass is tried again with growing, random pauses. When the tries are used up,
+    or on a bug, the order ends with a sentence for the customer.
     """
 
     step: Step
@@ -44,10 +44,15 @@ class StepTask(DjangoTask):
 
 
 @shared_task(
-    name="orders.pack", bind=True, base=StepTask, step=Step.PACKING, soft_time_limit=15, time_limit=20
+    name="orders.pack",
+    bind=True,
+    base=StepTask,
+    step=Step.PACKING,
+    soft_time_limit=15,
+    time_limit=20,
 )
 def pack(self: Task, order_id: int) -> None:
-    """Find the smallest crate for the order and draw it. Safe to run again: same order, same crate."""
+    """Find the smallest crate for the order and draw it. The same order gives the same crate."""
     services.pack(order_id, steps.Attempt.of(self))
 
 

@@ -26,7 +26,8 @@ class BankEntry(models.Model):
     key = models.CharField(max_length=64, unique=True)
     amount_cents = models.PositiveIntegerField()
     asked = models.PositiveSmallIntegerField(default=0, help_text="How often it was asked.")
-    reference = models.CharField(max_length=40, null=True, unique=True, help_text="Set once charged.")
+    # Null until charged, because only nulls may be there twice.
+    reference = models.CharField(max_length=40, null=True, unique=True)  # noqa: DJ001
 
     class Meta:
         verbose_name_plural = "bank entries"

@@ -21,7 +21,9 @@ def _charge(order: Order) -> str:
     except GatewayUnavailable as error:
         raise TemporaryProblem("The bank does not answer. We are trying again.") from error
     except Declined as error:
-        raise PermanentProblem("Your bank declined the payment. You have not been charged.") from error
+        raise PermanentProblem(
+            "Your bank declined the payment. You have not been charged."
+        ) from error
 
 
 def _record(order: Order, reference: str) -> None:

@@ -97,13 +97,13 @@ class Sink:
     def port(self) -> int:
         return self.controller.port
 
-    async def handle_RCPT(self, server, session, envelope, address, options) -> str:
+    async def handle_RCPT(self, server, session, envelope, address, options) -> str:  # noqa: N802
         if self.recipient_answers:
             return self.recipient_answers.pop(0)
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server, session, envelope) -> str:
+    async def handle_DATA(self, server, session, envelope) -> str:  # noqa: N802
         if self.answers:
             return self.answers.pop(0)
         self.mails.append(envelope)
@@ -156,29 +156,21 @@ class Fleet:
             "PYTHONUNBUFFERED": "1",
         }
 
-    def start(self, name: str, *arguments: str, ready: str, **env: str) -> None:
-        log = self.folder / f"{name}.log"
-        with log.open("w") as out:
-            self.running[name] = subprocess.Popen(
-                [sys.executable, "-m", "celery", "-A", "config", *arguments],
-                cwd=APP,
-                env={**self.env, **env},
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        until(lambda: ready in log.read_text(), 20, f"{name} is ready\n{log.read_text()}")
-
-    def cpu(self, name: str = "cpu", **env: str) -> None:
-        arguments = ["worker", "-P", "prefork", "-c", "2", "-Q", "default,orders"]
-        self.start(name, *arguments, "-n", f"{name}@%h", *QUICK, ready=" ready.", **env)
-
-    def io(self) -> None:
-        arguments = ["worker", "-P", "gevent", "-c", "20", "-Q", "emails"]
-        self.start("io", *arguments, "-n", "io@%h", *QUICK, ready=" ready.")
-
-    def beat(self) -> None:
-        self.start("beat", "beat", ready="beat: Starting")
+    def start(self, *names: str, **env: str) -> None:
+        """Start some of PROCESSES at once and wait until all are ready."""
+        for name in names:
+            with (self.folder / f"{name}.log").open("w") as out:
+                self.running[name] = subprocess.Popen(
+                    [sys.executable, "-m", "celery", "-A", "config", *PROCESSES[name]],
+                    cwd=APP,
+                    env={**self.env, **env},
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+        for name in names:
+            ready = "beat: Starting" if name == "beat" else " ready."
+            until(lambda name=name, ready=ready: ready in self.log(name), 30, f"{name} is ready")
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -194,7 +186,14 @@ class Fleet:
             self.kill(name)
 
 
-QUICK = ("--without-mingle", "--without-gossip")
+QUICK = ["--without-mingle", "--without-gossip"]
+CPU = ["worker", "-P", "prefork", "-c", "2", "-Q", "default,orders", *QUICK]
+PROCESSES = {
+    "cpu": [*CPU, "-n", "cpu@%h"],
+    "cpu2": [*CPU, "-n", "cpu2@%h"],
+    "io": ["worker", "-P", "gevent", "-c", "20", "-Q", "emails", *QUICK, "-n", "io@%h"],
+    "beat": ["beat"],
+}
 
 
 @pytest.fixture

@@ -1,13 +1,19 @@
 """Placing, packing and billing an order."""
 
+import base64
 import itertools
+import json
 import math
+import os
 import time
 import uuid
 
 import pytest
 from django.core.files.storage import default_storage
+from django.db import transaction
+from kombu import pools
 
+from config import celery_app
 from orders import packing, services, steps
 from orders.models import Crate, Invoice, Order, Step
 from orders.problems import TemporaryProblem
@@ -22,8 +28,6 @@ class TestPlacing:
     @pytest.mark.spec("D2.3.2", "D2.3.1")
     @pytest.mark.django_db(transaction=True)
     def test_the_payment_is_sent_after_the_commit(self, place, broker):
-        from django.db import transaction
-
         with transaction.atomic():
             place()
             assert broker.llen("default") == 0
@@ -34,9 +38,6 @@ class TestPlacing:
     def test_a_message_carries_an_id_and_nothing_personal(self, place, broker):
         order = place(name="Ada Secret", email="secret@example.org")
         message = broker.lindex("default", 0).decode()
-        import base64
-        import json
-
         body = json.loads(base64.b64decode(json.loads(message)["body"]))
         assert body[0] == [order.pk]
         assert body[1] == {}
@@ -44,11 +45,13 @@ class TestPlacing:
 
     @pytest.mark.django_db(transaction=True)
     def test_a_broken_off_order_sends_nothing(self, place, broker):
-        from django.db import transaction
+        def place_and_fail() -> None:
+            with transaction.atomic():
+                place()
+                raise RuntimeError
 
-        with pytest.raises(RuntimeError), transaction.atomic():
-            place()
-            raise RuntimeError
+        with pytest.raises(RuntimeError):
+            place_and_fail()
         assert broker.llen("default") == 0
         assert not Order.objects.exists()
 
@@ -67,13 +70,8 @@ class TestWithoutABroker:
     @pytest.fixture
     def no_broker(self, monkeypatch):
         """Celery's own producer, pointed at a port where nobody listens."""
-        from config import celery_app
-
-        with celery_app.connection_for_write(f"redis://127.0.0.1:{free_port()}/0") as connection:
-            pool = connection.Pool(limit=2)
-            monkeypatch.setattr(celery_app.amqp, "_producer_pool", pool_of_producers(pool))
-            yield
-        monkeypatch.undo()
+        nowhere = celery_app.connection_for_write(f"redis://127.0.0.1:{free_port()}/0")
+        monkeypatch.setattr(celery_app.amqp, "_producer_pool", pools.producers[nowhere])
 
     @pytest.mark.spec("G6.1")
     def test_an_order_is_kept_and_resumed_later(self, place, broker, no_broker, monkeypatch):
@@ -92,12 +90,6 @@ class TestWithoutABroker:
         caplog.clear()
         place()
         assert "no broker" in caplog.text
-
-
-def pool_of_producers(pool):
-    from kombu import pools
-
-    return pools.ProducerPool(pool.connection if hasattr(pool, "connection") else pool, limit=2)
 
 
 def overlaps(packed: packing.Packed) -> list[tuple[packing.Root, packing.Root]]:
@@ -167,8 +159,6 @@ class TestPapers:
         order = move_to(place(), Step.INVOICE)
         services.invoice(order.pk, ATTEMPT)
         path = Invoice.objects.get().document.path
-        import os
-
         assert os.stat(path).st_mode & 0o777 == 0o644
         assert os.stat(os.path.dirname(path)).st_mode & 0o777 == 0o755
 

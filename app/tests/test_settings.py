@@ -13,6 +13,7 @@ from config import celery_app
 
 from .conftest import APP
 
+
 def test_good_environment_loads(monkeypatch):
     monkeypatch.setenv("EMAIL_URL", "smtp+tls://me:p%40ss@mail.example.org")
     loaded = runpy.run_module("config.settings")
@@ -90,7 +91,8 @@ def test_every_requirement_is_pinned_with_a_hash():
     for name in ("requirements.txt", "requirements-dev.txt"):
         text = (APP / name).read_text()
         pins = [line for line in text.splitlines() if line and line[0] not in " #"]
-        assert pins and all("==" in pin and pin.endswith("\\") for pin in pins)
+        assert pins
+        assert all("==" in pin and pin.endswith("\\") for pin in pins)
         assert "://" not in text
 
 
@@ -112,7 +114,8 @@ def test_a_log_line_names_its_order(capfd):
     logging.getLogger("orders").debug("never shown")
     out, err = capfd.readouterr()
     assert err.rstrip().endswith("WARNING orders: packed order=17")
-    assert out == "" and "never shown" not in err
+    assert out == ""
+    assert "never shown" not in err
 
 
 def test_django_finds_nothing_to_warn_about():

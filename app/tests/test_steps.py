@@ -70,7 +70,9 @@ def test_an_expired_lease_is_taken_over_and_the_late_result_dropped(place):
 
     def slow(_):
         expire_lease(order)
-        assert run(order, Attempt("task-2", 0), record=lambda *_: recorded.append("second")) == "done"
+        assert (
+            run(order, Attempt("task-2", 0), record=lambda *_: recorded.append("second")) == "done"
+        )
 
     assert run(order, work=slow, record=lambda *_: recorded.append("first")) == "superseded"
     assert recorded == ["second"]
@@ -141,7 +143,12 @@ def test_staff_can_send_a_failed_order_on_its_way_again(place):
     assert steps.give_up(order.pk, Step.PAYMENT, "No.", "task-1")
     assert steps.reopen(order)
     order.refresh_from_db()
-    assert (order.step, order.failed_step, order.note, order.finished_at) == ("payment", "", "", None)
+    assert (order.step, order.failed_step, order.note, order.finished_at) == (
+        "payment",
+        "",
+        "",
+        None,
+    )
     assert run(order) == "done"
 
 

@@ -20,7 +20,7 @@ class Migration(migrations.Migration):
                 ('key', models.CharField(max_length=64, unique=True)),
                 ('amount_cents', models.PositiveIntegerField()),
                 ('asked', models.PositiveSmallIntegerField(default=0, help_text='How often it was asked.')),
-                ('reference', models.CharField(help_text='Set once charged.', max_length=40, null=True, unique=True)),
+                ('reference', models.CharField(max_length=40, null=True, unique=True)),
             ],
             options={
                 'verbose_name_plural': 'bank entries',

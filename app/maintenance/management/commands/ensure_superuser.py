@@ -6,8 +6,8 @@ from django.core.management.base import BaseCommand, CommandError
 
 class Command(BaseCommand):
     help = (
-        "Creates the admin user of DJANGO_SUPERUSER_USERNAME, _PASSWORD and _EMAIL, or gives it that"
-        " password again. Safe to run at every release."
+        "Creates the admin user of DJANGO_SUPERUSER_USERNAME, _PASSWORD and _EMAIL, or gives it"
+        " that password again. Safe to run at every release."
     )
 
     def handle(self, *args: object, **options: object) -> None:

@@ -1,0 +1,154 @@
+"""The tasks: how they are declared, routed and retried."""
+
+import pytest
+from celery.exceptions import TimeLimitExceeded
+
+from config import celery_app
+from emails.tasks import confirm
+from orders import steps
+from orders.models import OrderStep, Step
+from orders.tasks import count_today, pack
+from payments.models import BankEntry, Payment
+from payments.tasks import charge
+
+from .conftest import move_to
+
+PREFORK, GEVENT = {"default", "orders"}, {"emails"}
+OWN = {"orders", "payments", "emails", "maintenance"}
+
+
+def own_tasks() -> list[str]:
+    celery_app.loader.import_default_modules()
+    return sorted(name for name in celery_app.tasks if name.split(".")[0] in OWN)
+
+
+def queue_of(name: str) -> str:
+    return celery_app.amqp.router.route({}, name)["queue"].name
+
+
+@pytest.mark.spec("G3.1", "G3.2", "D1.3.4", "D2.1.1", "D2.1.2", "D2.1.3")
+def test_tasks_are_found_by_their_written_names():
+    assert own_tasks() == [
+        "emails.confirm",
+        "maintenance.cleanup",
+        "orders.count_today",
+        "orders.invoice",
+        "orders.pack",
+        "orders.resume_stalled",
+        "payments.charge",
+    ]
+
+
+@pytest.mark.spec("G2.6", "D2.2.1", "D2.2.2", "D2.2.3", "G1.2")
+def test_processor_work_and_waiting_have_queues_of_their_own():
+    assert {name: queue_of(name) for name in own_tasks()} == {
+        "emails.confirm": "emails",
+        "maintenance.cleanup": "default",
+        "orders.count_today": "orders",
+        "orders.invoice": "orders",
+        "orders.pack": "orders",
+        "orders.resume_stalled": "orders",
+        "payments.charge": "default",
+    }
+
+
+@pytest.mark.spec("G3.6", "D2.1.5")
+@pytest.mark.parametrize("name", own_tasks())
+def test_limits_fit_the_pool(name):
+    task = celery_app.tasks[name]
+    if queue_of(name) in PREFORK:
+        assert 0 < task.soft_time_limit < task.time_limit
+        timeout = celery_app.conf.broker_transport_options["visibility_timeout"]
+        assert task.time_limit + steps.RETRY_WITHIN.total_seconds() < timeout
+    else:
+        # gevent has no soft limit; the network timeouts end the task.
+        assert task.soft_time_limit is None
+
+
+@pytest.mark.parametrize("step", steps.PLANS)
+def test_a_lease_outlasts_its_task(step):
+    plan = steps.PLANS[step]
+    limit = celery_app.tasks[plan.task].time_limit
+    assert limit is None or limit < plan.lease.total_seconds()
+
+
+@pytest.mark.spec("G3.3", "G3.5", "D2.1.4", "G1.3")
+@pytest.mark.parametrize("plan", steps.PLANS.values(), ids=lambda plan: plan.task)
+def test_steps_are_retried_with_backoff_and_an_end(plan):
+    task = celery_app.tasks[plan.task]
+    assert task.autoretry_for
+    assert task.retry_backoff
+    assert task.retry_jitter
+    assert 0 < task.max_retries < steps.MOST_ATTEMPTS
+    assert task.retry_backoff_max <= steps.RETRY_WITHIN.total_seconds()
+    assert task.acks_late
+    assert task.retry_on_worker_lost
+
+
+@pytest.mark.spec("G3.7")
+@pytest.mark.parametrize("name", own_tasks())
+def test_docstrings_say_what_a_task_does(name):
+    assert len(celery_app.tasks[name].run.__doc__) > 30
+
+
+@pytest.mark.spec("G3.8", "D2.1.8")
+def test_only_audited_results_are_kept():
+    kept = [name for name in own_tasks() if not celery_app.tasks[name].ignore_result]
+    assert kept == ["maintenance.cleanup"]
+
+
+@pytest.mark.django_db
+@pytest.mark.spec("G8.1", "D4.2.4", "G6.3")
+class TestEager:
+    def test_a_step_runs(self, place):
+        order = place()
+        assert charge.apply(args=[order.pk]).successful()
+        assert Payment.objects.filter(order=order).exists()
+
+    @pytest.mark.spec("G8.3", "D4.1.4", "D4.3.1", "D4.3.2", "G6.4")
+    def test_a_mail_is_tried_once_and_five_times_more_then_the_customer_is_told(self, place, sink):
+        order = move_to(place(), Step.EMAIL)
+        sink.answers = ["451 later"] * 99
+        assert confirm.apply(args=[order.pk]).failed()
+        assert 99 - len(sink.answers) == 1 + confirm.max_retries == 6
+        assert OrderStep.objects.get(order=order, step=Step.EMAIL).attempts == 6
+        order.refresh_from_db()
+        assert (order.step, order.failed_step) == (Step.DONE, Step.EMAIL)
+        assert "mail server does not answer" in order.note
+
+    def test_a_problem_that_passes_is_forgotten(self, place):
+        order = place(card="flaky")
+        assert charge.apply(args=[order.pk]).successful()
+        assert BankEntry.objects.get().asked == 3
+        order.refresh_from_db()
+        assert (order.step, order.note) == (Step.PACKING, "")
+
+    def test_a_bug_ends_the_order_with_an_apology(self, place, monkeypatch):
+        order = move_to(place(), Step.PACKING)
+        monkeypatch.setattr("orders.documents.crate_picture", lambda packed: 1 / 0)
+        assert isinstance(pack.apply(args=[order.pk]).result, ZeroDivisionError)
+        order.refresh_from_db()
+        assert (order.step, order.failed_step, order.note) == ("failed", "packing", steps.SORRY)
+
+    def test_a_hard_limit_leaves_the_order_to_the_sweep(self, place):
+        order = move_to(place(), Step.PACKING)
+        pack.on_failure(TimeLimitExceeded(20), "task-1", [order.pk], {}, None)
+        order.refresh_from_db()
+        assert order.step == Step.PACKING
+
+    def test_an_order_that_is_gone_is_no_error(self):
+        assert charge.apply(args=[123456]).successful()
+
+    def test_a_plain_task_runs(self):
+        assert count_today.apply().successful()
+
+
+@pytest.mark.spec("D4.3.3")
+def test_pauses_grow_and_are_random():
+    from celery.utils.time import get_exponential_backoff_interval as pause
+
+    def most(retries: int) -> int:
+        return pause(charge.retry_backoff, retries, charge.retry_backoff_max, full_jitter=False)
+
+    assert [most(n) for n in range(5)] == [2, 4, 8, 16, 30]
+    assert len({pause(2, 4, 30, full_jitter=True) for _ in range(50)}) > 1
