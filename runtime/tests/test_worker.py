@@ -3,9 +3,12 @@
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from conftest import wait_for
+
+from celeriac.worker import Supervisor
 
 WORK = "jobs.tasks.work"
 
@@ -126,7 +129,7 @@ def test_gevent_is_never_cancelled_at_the_deadline(worker, send, broker):
 
 @pytest.mark.spec("G7.6")
 def test_the_watchdog_is_fed_through_a_broker_outage(worker, send, broker):
-    service = worker(WATCHDOG_USEC="2000000", CELERIAC_LOOP_TIMEOUT="2.5").ready()
+    service = worker(WATCHDOG_USEC="2000000", CELERIAC_LOOP_TIMEOUT="1.5").ready()
     wait_for(lambda: "WATCHDOG=1" in service.manager.all(), 3)
     broker.stop()
     away = time.monotonic()
@@ -179,3 +182,30 @@ def test_sigterm_while_the_broker_is_away_stops_the_worker(worker, broker):
     wait_for(lambda: "Cannot connect" in service.log(), 10)
     service.term()
     service.wait(15)
+
+
+def test_a_consumer_that_loops_but_is_deaf_does_not_look_alive(monkeypatch):
+    monkeypatch.setattr("celeriac.worker.LOOP_SECONDS", 0.2)
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    channel = SimpleNamespace(
+        _in_poll=None,
+        _brpop_sent_at=1.0,
+        active_queues={"default"},
+        qos=SimpleNamespace(can_consume=lambda: True),
+    )
+    app = SimpleNamespace(amqp=SimpleNamespace(queues=SimpleNamespace(consume_from={})))
+    consumer = SimpleNamespace(
+        app=app,
+        pool=None,
+        hub=True,
+        connection=True,
+        task_consumer=SimpleNamespace(channel=channel),
+    )
+    supervisor = Supervisor(consumer)
+    supervisor.on_pass()
+    time.sleep(0.3)
+    supervisor.on_pass()
+    assert not supervisor.alive(), "it has not asked for messages"
+    channel._brpop_sent_at = 2.0
+    supervisor.on_pass()
+    assert supervisor.alive(), "it asks again"

@@ -80,7 +80,7 @@ class Supervisor:
         self.queues = sorted(consumer.app.amqp.queues.consume_from)
         self.ready = False
         self.turned_at = self.consumed_at = time.monotonic()
-        self.received = 0
+        self.asked_at: float | None = None
         self.term_at: float | None = None
         self.cancelled = False
         self.quiet_at: float | None = None
@@ -121,15 +121,15 @@ class Supervisor:
 
     def consumes(self) -> bool:
         """Whether this pass shows that messages can still arrive (or are not wanted)."""
-        received, self.received = self.received, state.all_total_count[0]
         channel = getattr(self.consumer.task_consumer, "channel", None)
         if self.consumer.connection is None or not hasattr(channel, "_in_poll"):
             return True
+        last, self.asked_at = self.asked_at, channel._brpop_sent_at
         return bool(
             channel._in_poll
+            or last != self.asked_at
             or not channel.active_queues
             or not channel.qos.can_consume()
-            or received != self.received
         )
 
     def keep_turning(self) -> None:
@@ -250,7 +250,6 @@ class Supervisor:
         if self.term_at is None or time.monotonic() - self.term_at < limit:
             return
         self.gave_up = True
-        notify.send(f"STATUS={self.status()}")
         os.write(2, f"celeriac: {self.status()}\n".encode())
         if self.pool == "prefork":
             os.kill(self.pid, signal.SIGQUIT)
