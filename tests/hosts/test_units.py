@@ -1,0 +1,162 @@
+"""The app's units: how systemd starts, watches, stops and confines them."""
+
+import pytest
+
+testinfra_hosts = ["ansible://all"]
+JOURNAL = ("*-web@*", "*-worker-*", "*-beat@*", "*-flower*")
+
+ROLES = {"web": "web", "beat": "beat", "flower": "flower"}
+
+
+@pytest.fixture(scope="module")
+def wanted(variables, release, app_name):
+    """The units that the inventory puts on this host, by what they are."""
+    groups = variables["group_names"]
+    found = {f"worker-{pool['name']}" for pool in variables["celery_pools"]}
+    found |= {group for group in ("web", "beat") if group in groups}
+    instances = {name: f"{app_name}-{name}@{release.id}.service" for name in found}
+    return instances | ({"flower": f"{app_name}-flower.service"} if "flower" in groups else {})
+
+
+@pytest.fixture(scope="module")
+def shown(units, wanted):
+    """The properties of those units, by what they are."""
+    return {name: units[unit] for name, unit in wanted.items()}
+
+
+@pytest.fixture(scope="module")
+def processes(shown):
+    """The same without Flower, which knows nothing of systemd's notifications."""
+    return {name: unit for name, unit in shown.items() if name != "flower"}
+
+
+def values(found, name):
+    """The different values of one property, with who has which."""
+    return {who: unit[name] for who, unit in found.items()}
+
+
+@pytest.mark.spec("D6.3.1", "G11.1", "G11.2", "D7.1.1", "D7.1.2")
+def test_every_unit_runs(shown):
+    assert values(shown, "ActiveState") == dict.fromkeys(shown, "active")
+    assert values(shown, "SubState") == dict.fromkeys(shown, "running")
+
+
+@pytest.mark.spec("D6.3.3")
+def test_exactly_these_come_up_at_boot(host, app_name, wanted):
+    links = host.check_output(f"ls /etc/systemd/system/{app_name}.target.wants")
+    assert set(links.split()) == set(wanted.values())
+
+
+def test_nothing_of_another_release_runs(units, wanted, app_name):
+    running = {
+        name
+        for name, unit in units.items()
+        if name.endswith(".service") and unit["ActiveState"] not in ("inactive", "failed")
+    }
+    assert running - {f"{app_name}-web.service"} == set(wanted.values())
+
+
+PROPERTIES = {
+    "Type": "notify",
+    "NotifyAccess": "main",
+    "KillMode": "mixed",
+    "OOMPolicy": "continue",
+    "ExecStop": None,
+}
+
+
+@pytest.mark.spec("D6.3.1", "D6.3.4")
+@pytest.mark.parametrize(("name", "value"), PROPERTIES.items())
+def test_it_starts_and_stops_without_losing_work(processes, name, value):
+    assert {who: unit.get(name) for who, unit in processes.items()} == dict.fromkeys(
+        processes, value
+    )
+
+
+@pytest.mark.spec("D6.3.4", "D6.4.5")
+@pytest.mark.parametrize(("name", "value"), [("Restart", "always"), ("StartLimitIntervalUSec", "0")])
+def test_systemd_never_gives_up(shown, name, value):
+    assert values(shown, name) == dict.fromkeys(shown, value)
+
+
+@pytest.mark.spec("D7.1.1")
+def test_none_has_crashed_since_it_was_started(shown):
+    assert values(shown, "NRestarts") == dict.fromkeys(shown, "0")
+
+
+@pytest.mark.spec("G7.6", "D6.4.5")
+def test_a_stuck_worker_or_beat_would_be_noticed(processes, variables):
+    watched = {who: unit for who, unit in processes.items() if who != "web"}
+    assert values(watched, "WatchdogUSec") == dict.fromkeys(
+        watched, duration(variables["celery_watchdog"])
+    )
+
+
+def duration(seconds: int) -> str:
+    """Return seconds as systemd writes them."""
+    minutes, rest = divmod(seconds, 60)
+    parts = [f"{minutes}min" if minutes else "", f"{rest}s" if rest else ""]
+    return " ".join(part for part in parts if part)
+
+
+def test_a_worker_may_finish_before_it_is_killed(shown, variables):
+    found = {pool["name"]: pool["stop_timeout"] for pool in variables["celery_pools"]}
+    given = {name: shown[f"worker-{name}"]["TimeoutStopUSec"] for name in found}
+    assert {name: seconds(text) > found[name] for name, text in given.items()} == dict.fromkeys(
+        found, True
+    )
+
+
+def seconds(text: str) -> int:
+    """Return systemd's notation of a time in seconds."""
+    sizes = {"min": 60, "s": 1, "h": 3600}
+    return sum(
+        int(word.rstrip("minsh")) * sizes[word.lstrip("0123456789")] for word in text.split()
+    )
+
+
+@pytest.mark.spec("D6.3.2")
+def test_the_environment_comes_from_a_file_of_the_release(processes, release, app_name):
+    files = {who: unit["EnvironmentFiles"].split(" ")[0] for who, unit in processes.items()}
+    assert files == dict.fromkeys(processes, f"/etc/{app_name}/env/{release.id}")
+
+
+@pytest.fixture(scope="module")
+def confined(host, shown):
+    """What the kernel says of each unit's main process."""
+    pids = {unit["MainPID"]: who for who, unit in shown.items()}
+    text = host.check_output(
+        "grep -HE '^(NoNewPrivs|Seccomp|CapEff|CapBnd):' "
+        + " ".join(f"/proc/{pid}/status" for pid in pids)
+        + "; for pid in "
+        + " ".join(pids)
+        + "; do echo /proc/$pid/status:Root: $(awk '$5 == \"/\" {print $6}' /proc/$pid/mountinfo"
+        " | cut -d, -f1); echo /proc/$pid/status:User: $(stat -c %U /proc/$pid); done"
+    )
+    found = {who: {} for who in shown}
+    for line in text.splitlines():
+        path, name, value = line.split(":", 2)
+        found[pids[path.split("/")[2]]][name] = value.strip()
+    return found
+
+
+CONFINED = {"NoNewPrivs": "1", "Seccomp": "2", "CapEff": "0" * 16, "CapBnd": "0" * 16, "Root": "ro"}
+
+
+@pytest.mark.parametrize(("name", "value"), CONFINED.items())
+def test_the_sandbox_takes_effect(confined, name, value):
+    """Not only written down: without a mount namespace systemd may skip parts in silence."""
+    assert values(confined, name) == dict.fromkeys(confined, value)
+
+
+def test_nothing_runs_as_root(confined, app_name):
+    users = values(confined, "User")
+    own = {who: f"{app_name}-flower" if who == "flower" else app_name for who in users}
+    assert users == own
+
+
+@pytest.mark.parametrize(("state", "wanted_state"), [("ActiveState", "active")])
+def test_the_socket_of_the_web_server_waits(units, app_name, variables, state, wanted_state):
+    if "web" not in variables["group_names"]:
+        pytest.skip("no web server on this host")
+    assert units[f"{app_name}-web.socket"][state] == wanted_state

@@ -1,0 +1,159 @@
+"""Fixtures for tests on hosts, and the journal of the units that a failed test is about."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import testinfra
+
+from support import inventory as inventories
+from support.inventory import ROOT, Inventory, Variables
+from support.site import Site
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "leaves_traces: puts data on the host, e.g. an order; not for production"
+    )
+
+
+class Release:
+    """The current release on one host."""
+
+    def __init__(self, host: Any, variables: Variables) -> None:
+        self.host = host
+        self.name: str = variables["app_name"]
+        self.id: str = host.check_output(f"readlink /opt/{self.name}/current").rsplit("/", 1)[-1]
+        self.home = f"/opt/{self.name}/releases/{self.id}"
+        self.folder = f"{self.home}/source/{variables['app_subdir']}".rstrip("/")
+        self.celery_app: str = variables["celery_app"]
+
+    def shell(self, script: str) -> Any:
+        """Run a shell script as the app's user with the release's environment; return the result.
+
+        Secrets reach it by the environment only, so no process shows them in its arguments.
+        """
+        unit = (
+            "systemd-run --quiet --collect --pipe --wait"
+            f" --uid={self.name} --gid={self.name} --property=UMask=0027"
+            f" --property=EnvironmentFile=/etc/{self.name}/env/{self.id}"
+            f" --property=WorkingDirectory={self.folder}"
+        )
+        return self.host.run(f"{unit} -- /bin/sh -c {shlex.quote(script)}")
+
+    def python(self, code: str) -> Any:
+        """Run Python code in the release and return what it prints as JSON."""
+        packed = base64.b64encode(code.encode()).decode()
+        result = self.shell(f"echo {packed} | base64 -d | {self.home}/venv/bin/python -")
+        assert result.rc == 0, result.stderr
+        return json.loads(result.stdout)
+
+    def django(self, code: str) -> Any:
+        """Run Python code with Django set up and return what it prints as JSON."""
+        setup = f"from celery.app.utils import find_app\nfind_app({self.celery_app!r})\n"
+        return self.python(f"import json\n{setup}import django\ndjango.setup()\n{code}")
+
+
+def show(host: Any, *patterns: str) -> dict[str, dict[str, str]]:
+    """Return all properties of the loaded units that match, by unit."""
+    quoted = " ".join(shlex.quote(pattern) for pattern in patterns)
+    text = host.check_output(f"systemctl show --all --no-pager {quoted}")
+    blocks = (dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+              for block in text.split("\n\n"))
+    return {block["Id"]: block for block in blocks if block.get("Id")}
+
+
+@pytest.fixture(scope="session")
+def inventory(pytestconfig: pytest.Config) -> Inventory:
+    """The inventory given by --ansible-inventory."""
+    return inventories.load(pytestconfig.getoption("ansible_inventory"))
+
+
+@pytest.fixture(scope="module")
+def variables(host: Any, inventory: Inventory) -> Variables:
+    """What the inventory says about this host."""
+    return inventory.of(host.backend.host)
+
+
+@pytest.fixture(scope="module")
+def app_name(variables: Variables) -> str:
+    """The name of the app."""
+    return variables["app_name"]
+
+
+@pytest.fixture(scope="module")
+def release(host: Any, variables: Variables) -> Release:
+    """The current release on this host."""
+    return Release(host, variables)
+
+
+@pytest.fixture(scope="module")
+def units(host: Any, variables: Variables) -> dict[str, dict[str, str]]:
+    """The properties of the app's loaded units, by name."""
+    return show(host, f"{variables['app_name']}[.-]*")
+
+
+@pytest.fixture(scope="module")
+def reach(pytestconfig: pytest.Config) -> Any:
+    """Return the testinfra host of an inventory name, for tests that need a second one."""
+    path = pytestconfig.getoption("ansible_inventory")
+    sudo = pytestconfig.getoption("sudo")
+    return lambda name: testinfra.get_host(f"ansible://{name}", ansible_inventory=path, sudo=sudo)
+
+
+@pytest.fixture(scope="module")
+def sql(reach: Any, inventory: Inventory) -> Any:
+    """Return a function that runs a query as the database's superuser and gives its lines."""
+    name = inventory.first("postgresql")
+    database, found = reach(name), inventory.of(name)
+
+    def query(text: str) -> list[str]:
+        command = (
+            f"cd / && runuser -u postgres -- psql -XAtq -v ON_ERROR_STOP=1"
+            f" -p {found['postgresql_port']} -d {found['app_name']} -c {shlex.quote(text)}"
+        )
+        return database.check_output(command).splitlines()
+
+    return query
+
+
+@pytest.fixture
+def site(inventory: Inventory) -> Site:
+    """A new visitor of the deployment."""
+    return Site.of(inventory.of(inventory.first("proxy")))
+
+
+@pytest.fixture(scope="session")
+def reference_project(inventory: Inventory) -> None:
+    """Skip where somebody else's project is deployed."""
+    found = inventory.of(inventory.first("web"))
+    if found["app_path"] != str(ROOT / "app"):
+        pytest.skip("about the reference project, and the inventory deploys another one")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give `pool` and `redis` one value for each item of the inventory's lists."""
+    lists = {"pool": ("celery_workers", "workers"), "redis": ("redis_instances", "redis")}
+    for name, (variable, group) in lists.items():
+        if name in metafunc.fixturenames:
+            found = inventories.load(metafunc.config.getoption("ansible_inventory"))
+            items = found.of(found.first(group))[variable]
+            metafunc.parametrize(name, items, ids=[item["name"] for item in items], scope="module")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    """Show the journal of the module's units (JOURNAL) when a test on a host fails."""
+    report = yield
+    host = getattr(item, "funcargs", {}).get("host")
+    patterns = getattr(getattr(item, "module", None), "JOURNAL", ())
+    if report.failed and host is not None and patterns:
+        wanted = " ".join(f"-u {shlex.quote(pattern)}" for pattern in patterns)
+        said = host.run(f"journalctl --no-pager --output=short-iso --lines=40 {wanted}")
+        report.sections.append((f"journal of {', '.join(patterns)}", said.stdout))
+    return report
