@@ -32,7 +32,7 @@ def test_a_dead_manager_does_not_raise(tmp_path, monkeypatch):
     ("usec", "pid", "expected"),
     [
         ("30000000", "", 30.0),
-        ("30000000", str(os.getpid()), 30.0),
+        ("30000000", "{pid}", 30.0),
         ("30000000", "1", None),
         ("0", "", None),
         ("soon", "", None),
@@ -41,5 +41,5 @@ def test_a_dead_manager_does_not_raise(tmp_path, monkeypatch):
 )
 def test_watchdog_seconds(monkeypatch, usec, pid, expected):
     monkeypatch.setenv("WATCHDOG_USEC", usec)
-    monkeypatch.setenv("WATCHDOG_PID", pid)
+    monkeypatch.setenv("WATCHDOG_PID", pid.format(pid=os.getpid()))
     assert notify.watchdog_seconds() == expected

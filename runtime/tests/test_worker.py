@@ -113,7 +113,10 @@ def test_prefork_returns_its_tasks_at_the_deadline(worker, send, broker):
     assert 2 <= time.monotonic() - started < 8
     assert broker.client.llen("default") == 1, "the task is not back in the queue"
     assert broker.client.hlen("unacked") == 0
-    assert any("drain limit of 2 s passed: 1 task" in line for line in service.manager.all())
+    assert any(
+        "drain limit of 2 s passed, 1 task running: returning" in line
+        for line in service.manager.all()
+    )
 
 
 def test_gevent_is_never_cancelled_at_the_deadline(worker, send, broker):
@@ -124,7 +127,10 @@ def test_gevent_is_never_cancelled_at_the_deadline(worker, send, broker):
     assert service.wait() == 0
     assert totals(broker, "done") == {1: 1}
     assert broker.client.hlen("unacked") == 0
-    assert any("drain limit of 1 s passed" in line for line in service.manager.all("STATUS"))
+    assert any(
+        "drain limit of 1 s passed, 1 task running: after" in line
+        for line in service.manager.all("STATUS")
+    )
 
 
 @pytest.mark.spec("G7.6")

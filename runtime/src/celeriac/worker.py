@@ -65,6 +65,10 @@ def native(module: str, name: str) -> Callable[..., Any]:
     return getattr(import_module(module), name)
 
 
+def tasks(count: int) -> str:
+    return f"{count} task{'' if count == 1 else 's'} running"
+
+
 class Supervisor:
     """Follows one worker from its first consuming pass to its exit.
 
@@ -85,7 +89,7 @@ class Supervisor:
         self.cancelled = False
         self.quiet_at: float | None = None
         self.handed_over = False
-        self.gave_up = False
+        self.gave_up = ""
         self.celery_term: Any = None
         self.shortened: Any = None
 
@@ -249,8 +253,13 @@ class Supervisor:
         """At the deadline, return prefork's tasks to the broker; other pools cannot."""
         if self.term_at is None or time.monotonic() - self.term_at < limit:
             return
-        self.gave_up = True
-        os.write(2, f"celeriac: {self.status()}\n".encode())
+        count = len(state.active_requests)
+        after = (
+            "returning them" if self.pool == "prefork" else "after the visibility timeout they go"
+        )
+        self.gave_up = f"drain limit of {limit:g} s passed, {tasks(count)}: {after} to the queue"
+        notify.send(f"STATUS={self.gave_up}")
+        os.write(2, f"celeriac: {self.gave_up}\n".encode())
         if self.pool == "prefork":
             os.kill(self.pid, signal.SIGQUIT)
 
@@ -258,14 +267,9 @@ class Supervisor:
 
     def status(self) -> str:
         """One line for `systemctl status`."""
-        running = f"{(count := len(state.active_requests))} task{'' if count == 1 else 's'} running"
+        running = tasks(len(state.active_requests))
         if self.gave_up:
-            after = (
-                "returning them to the queue"
-                if self.pool == "prefork"
-                else "they return to the queue after the visibility timeout"
-            )
-            return f"drain limit of {DRAIN_SECONDS:g} s passed: {running}, {after}"
+            return self.gave_up
         if self.handed_over:
             return "stopping"
         if self.term_at is not None:
