@@ -70,15 +70,15 @@ def test_the_databases_belong_to_their_owners(sql, variables):
 
 def test_it_runs_with_the_inventorys_settings(sql, variables):
     wanted = variables["postgresql_config_base"] | variables["postgresql_config"]
-    names = ", ".join(f"('{name}')" for name in wanted)
-    shown = sql(f"select name || '=' || current_setting(name) from (values {names}) as t(name)")
-    assert dict(line.split("=", 1) for line in shown) == {
+    applied = sql("select name || '=' || setting from pg_file_settings where applied")
+    found = dict(line.split("=", 1) for line in applied)
+    assert {name: found.get(name) for name in wanted} == {
         name: as_postgresql_says(value) for name, value in wanted.items()
     }
 
 
 def as_postgresql_says(value) -> str:
-    """Return a parameter's value as SHOW writes it."""
+    """Return a parameter's value as its file says it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -44,7 +44,9 @@ class Release:
             f" --property=EnvironmentFile=/etc/{self.name}/env/{self.id}"
             f" --property=WorkingDirectory={self.folder}"
         )
-        return self.host.run(f"{unit} -- /bin/sh -c {shlex.quote(script)}")
+        # systemd would expand variables itself, into arguments that everybody can read.
+        escaped = shlex.quote(script.replace("$", "$$"))
+        return self.host.run(f"{unit} -- /bin/sh -c {escaped}")
 
     def python(self, code: str) -> Any:
         """Run Python code in the release and return what it prints as JSON."""
@@ -154,6 +156,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Itera
     patterns = getattr(getattr(item, "module", None), "JOURNAL", ())
     if report.failed and host is not None and patterns:
         wanted = " ".join(f"-u {shlex.quote(pattern)}" for pattern in patterns)
-        said = host.run(f"journalctl --no-pager --output=short-iso --lines=40 {wanted}")
+        said = host.run(f"journalctl --no-pager --output=short-iso --lines=30 {wanted}")
         report.sections.append((f"journal of {', '.join(patterns)}", said.stdout))
     return report

@@ -1,0 +1,148 @@
+"""nginx: the only door. HTTPS for our names alone, each header once, files served by itself."""
+
+import http.client
+import re
+import socket
+import ssl
+
+import pytest
+
+testinfra_hosts = ["ansible://proxy"]
+JOURNAL = ("nginx.service", "*-web@*")
+
+
+@pytest.mark.spec("D5.1.3")
+def test_the_site_answers_over_https(site):
+    assert site.request("/").status == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/orders/?a=b", "/flower/"])
+def test_http_leads_to_https(site, path):
+    connection = http.client.HTTPConnection(site.address, 80, timeout=10)
+    connection.request("GET", path, headers={"Host": site.domain})
+    answer = connection.getresponse()
+    assert answer.status == 301
+    assert answer.getheader("Location") == f"https://{site.host_header}{path}"
+
+
+def test_http_for_another_name_gets_no_answer(site):
+    connection = http.client.HTTPConnection(site.address, 80, timeout=10)
+    connection.request("GET", "/", headers={"Host": "evil.example"})
+    with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+        connection.getresponse()
+
+
+def test_https_for_another_name_gets_no_certificate(site):
+    careless = ssl.create_default_context()
+    careless.check_hostname = False
+    careless.verify_mode = ssl.CERT_NONE
+    with (
+        socket.create_connection((site.address, 443), timeout=10) as plain,
+        pytest.raises((ssl.SSLError, ConnectionResetError)),
+    ):
+        careless.wrap_socket(plain, server_hostname="evil.example")
+
+
+def test_a_foreign_host_header_over_https_is_refused(site):
+    with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError, AssertionError)):
+        assert site.request("/", headers={"Host": "evil.example"}).status in (200, 301, 302)
+
+
+HEADERS = {
+    "Strict-Transport-Security": r"max-age=\d{8,}.*",
+    "Content-Security-Policy": r".*default-src 'self'.*",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "same-origin|strict-origin.*",
+    "Permissions-Policy": ".*camera=.*",
+}
+
+
+@pytest.mark.parametrize("path", ["/", "/admin/login/", "/there/is/no/such/page/"])
+@pytest.mark.parametrize(("name", "value"), HEADERS.items())
+def test_every_page_has_the_header_exactly_once(site, path, name, value):
+    found = site.request(path).all(name)
+    assert len(found) == 1
+    assert re.fullmatch(value, found[0])
+
+
+@pytest.mark.parametrize("path", ["/", "/flower/", "/static/nothing"])
+def test_hsts_is_sent_everywhere(site, path):
+    assert len(site.request(path).all("Strict-Transport-Security")) == 1
+
+
+def test_no_header_tells_versions(site):
+    assert site.request("/").header("Server") == "nginx"
+
+
+@pytest.fixture
+def static_file(site):
+    """A static file that the front page links to."""
+    links = re.findall(r'(?:href|src)="(/static/[^"]+)"', site.request("/").text)
+    if not links:
+        pytest.skip("the front page links to no static file")
+    return links[0]
+
+
+def test_static_files_are_served_with_a_long_life(site, static_file):
+    answer = site.request(static_file)
+    assert answer.status == 200
+    assert "max-age=31536000" in ",".join(answer.all("Cache-Control"))
+
+
+def test_a_static_file_that_is_not_there_is_404(site):
+    assert site.request("/static/there-is-no-such.css").status == 404
+
+
+@pytest.mark.parametrize(
+    "path", ["/static../", "/static/../manage.py", "/static/%2e%2e/env", "/media/", "/static/"]
+)
+def test_neither_folders_nor_what_lies_above_them_are_shown(site, path):
+    assert site.request(path).status in (400, 403, 404)
+
+
+def test_the_media_folder_is_served_by_nginx(host, variables, site, app_name):
+    folder = variables["nginx_static"].get("/media/")
+    files = host.check_output(f"find {folder} -type f -perm -o=r | head -1")
+    if not files:
+        pytest.skip("nobody has uploaded anything yet")
+    assert site.request(files.replace(folder, "/media", 1)).status == 200
+
+
+@pytest.fixture(scope="module")
+def configuration(host):
+    """The configuration that nginx reads."""
+    return host.check_output("nginx -T 2>/dev/null")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "proxy_http_version 1.1;",
+        "proxy_set_header Upgrade $http_upgrade;",
+        "proxy_set_header X-Forwarded-Proto https;",
+    ],
+)
+def test_the_app_learns_of_upgrades_and_https(configuration, line):
+    assert line in configuration
+
+
+def test_an_upgrade_reaches_flower_as_one(site, variables):
+    """Whoever gets it decides; a proxy that swallowed the header would make it a plain request."""
+    answer = site.request(
+        f"{variables['nginx_flower_path']}update-workers",
+        headers={
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        },
+        login=(variables["nginx_flower_user"], variables["nginx_flower_password"]),
+    )
+    assert answer.status in (101, 404)
+
+
+def test_the_configuration_is_valid_and_in_use(host):
+    assert host.run("nginx -t").rc == 0
+    assert host.service("nginx").is_running
+    assert host.service("nginx").is_enabled

@@ -1,0 +1,75 @@
+"""The certificate: what visitors verify, and who can read its key."""
+
+import socket
+import ssl
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography import x509
+
+testinfra_hosts = ["ansible://proxy"]
+JOURNAL = ("nginx.service",)
+
+
+def shown(site, context=None, name=None) -> bytes:
+    """Return the certificate that nginx shows, after the handshake has verified it."""
+    with (
+        socket.create_connection((site.address, 443), timeout=10) as plain,
+        (context or site.context).wrap_socket(plain, server_hostname=name or site.domain) as secure,
+    ):
+        return secure.getpeercert(binary_form=True)
+
+
+@pytest.fixture
+def certificate(site):
+    """The certificate that visitors see."""
+    return x509.load_der_x509_certificate(shown(site))
+
+
+@pytest.mark.spec("D7.3.3", "D5.1.3")
+def test_the_deployments_ca_vouches_for_it(site):
+    assert shown(site)
+
+
+def test_nobody_else_does(site, variables):
+    if variables["certificates_source"] != "own_ca":
+        pytest.skip("the operator's certificate")
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shown(site, ssl.create_default_context())
+
+
+def test_it_covers_every_name_of_the_site(certificate, variables):
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    covered = {str(name.value) for name in names}
+    assert set(variables["certificates_names"]) <= covered
+
+
+def test_it_is_renewed_in_time(certificate, variables):
+    left = certificate.not_valid_after_utc - datetime.now(UTC)
+    assert left > timedelta(days=variables["certificates_renew_days"] - 7)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_current_tls_is_spoken(site, version):
+    site.context.minimum_version = site.context.maximum_version = version
+    assert shown(site)
+
+
+def test_old_tls_is_refused(site):
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises((ssl.SSLError, ConnectionResetError)):
+        shown(site, old)
+
+
+def test_only_root_reads_the_key(host, variables):
+    key = host.file(variables["nginx_certificate_key"])
+    assert (key.user, key.group, key.mode) == ("root", "root", 0o600)
+
+
+def test_the_cas_key_is_not_on_the_host(host, variables):
+    folder = variables["certificates_dir"]
+    keys = host.check_output(f"grep -rl 'PRIVATE KEY' {folder} || true").split()
+    assert keys == [variables["nginx_certificate_key"]]

@@ -1,0 +1,99 @@
+"""The workers: each pool is what celery_workers says, and consumes its queues."""
+
+import pytest
+
+testinfra_hosts = ["ansible://all"]
+JOURNAL = ("*-worker-*",)
+
+INSPECT = """
+from celery import current_app as app
+inspect = app.control.inspect(timeout=3)
+found = {}
+for name, stats in (inspect.stats() or {}).items():
+    found[name] = {"stats": stats}
+for what in ("active_queues", "conf", "registered"):
+    for name, value in (getattr(inspect, what)() or {}).items():
+        found.setdefault(name, {})[what] = value
+print(json.dumps(found, default=str))
+"""
+
+
+@pytest.fixture(scope="module")
+def workers(release):
+    """What every worker says of itself, by its name."""
+    return release.django(INSPECT)
+
+
+@pytest.fixture(scope="module")
+def local_pool(pool, variables):
+    """The pool, where this host runs it."""
+    if pool not in variables["celery_pools"]:
+        pytest.skip(f"{pool['name']} runs on {pool.get('hosts', 'workers')}")
+    return {"pool": "prefork", "concurrency": 2, "max_tasks": 0, "prefetch": 1} | pool
+
+
+@pytest.fixture(scope="module")
+def worker(workers, local_pool, release, host):
+    """What the pool's worker on this host says of itself."""
+    name = f"{local_pool['name']}-{release.id}@{host.check_output('hostname')}"
+    assert name in workers
+    return workers[name]
+
+
+@pytest.mark.spec("D7.2.1", "G11.1", "G7.6", "D6.4.5")
+def test_the_worker_answers_over_the_broker(worker):
+    assert worker["stats"]["broker"]["transport"] == "redis"
+
+
+@pytest.mark.spec("D6.1.4", "G2.6", "G1.2", "D2.2.3")
+def test_it_consumes_exactly_its_queues(worker, local_pool):
+    assert {queue["name"] for queue in worker["active_queues"]} == set(local_pool["queues"])
+
+
+@pytest.mark.spec("D6.1.1")
+def test_it_has_the_pool_implementation_of_the_inventory(worker, local_pool):
+    assert local_pool["pool"] in worker["stats"]["pool"]["implementation"]
+
+
+@pytest.mark.spec("D6.1.2", "G10.1")
+def test_it_has_the_concurrency_of_the_inventory(worker, local_pool):
+    pool = worker["stats"]["pool"]
+    # gevent calls it differently, as text.
+    found = pool.get("max-concurrency") or pool.get("limit") or worker["conf"]["worker_concurrency"]
+    assert int(found) == local_pool["concurrency"]
+
+
+@pytest.mark.spec("D6.1.3")
+def test_children_are_replaced_after_the_tasks_of_the_inventory(worker, local_pool):
+    if local_pool["pool"] != "prefork":
+        pytest.skip("only prefork has children")
+    found = worker["stats"]["pool"]["max-tasks-per-child"]
+    assert str(found) == str(local_pool["max_tasks"] or "N/A")
+
+
+@pytest.mark.spec("G10.2")
+def test_it_fetches_no_more_than_the_inventory_says(worker, local_pool):
+    limit = local_pool["concurrency"] * local_pool["prefetch"]
+    assert 0 < worker["stats"]["prefetch_count"] <= limit
+
+
+@pytest.mark.spec("D7.3.5")
+def test_it_unpickles_nothing(worker):
+    accepted = {*worker["conf"]["accept_content"]}
+    assert not {kind for kind in accepted if "pickle" in kind or "python-serialize" in kind}
+
+
+def test_every_worker_of_the_broker_is_of_the_current_release(workers, release):
+    strangers = [name for name in workers if f"-{release.id}@" not in name]
+    assert strangers == []
+
+
+@pytest.mark.spec("D7.1.1")
+def test_its_journal_names_no_error_since_it_started(host, local_pool, app_name, release):
+    unit = f"{app_name}-worker-{local_pool['name']}@{release.id}.service"
+    since = host.check_output(f"systemctl show --value -p InvocationID {unit}")
+    said = host.check_output(
+        f"journalctl --no-pager -o cat _SYSTEMD_INVOCATION_ID={since} | grep -E"
+        " '(CRITICAL|Traceback|Unrecoverable error)' || true"
+    )
+    assert said == ""
