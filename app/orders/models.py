@@ -5,6 +5,7 @@ import uuid
 from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
+from django.templatetags.static import static
 from django.urls import reverse
 
 
@@ -23,6 +24,14 @@ class Product(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def picture_url(self) -> str:
+        """The product's own picture, or the shop's mark for one that staff have added."""
+        try:
+            return static(f"orders/{self.slug}.svg")
+        except ValueError:
+            return static("shop/mark.svg")
 
 
 class Step(models.TextChoices):

@@ -9,6 +9,7 @@ import time
 import uuid
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from django.core.files.storage import default_storage
 from django.db import transaction
 from kombu import pools
@@ -136,6 +137,25 @@ class TestPapers:
         assert picture.count(b"<circle") == sum(line.quantity for line in order.lines.all())
         assert b"<script" not in picture
         assert b"style" not in picture
+
+    @pytest.mark.spec("G3.6")
+    def test_after_a_time_limit_the_next_attempt_thinks_less(self, place, settings, monkeypatch):
+        settings.SHOP_PACKING_EFFORT = 1
+        order = move_to(place(), Step.PACKING)
+        efforts = []
+
+        def pack(roots, seed, effort):
+            efforts.append(effort)
+            if effort > 0.1:
+                raise SoftTimeLimitExceeded
+            return packing.Packed(20, ())
+
+        monkeypatch.setattr(packing, "pack", pack)
+        for number in range(2):
+            with pytest.raises(TemporaryProblem, match="longer than usual"):
+                services.pack(order.pk, steps.Attempt("task-1", number))
+        assert services.pack(order.pk, steps.Attempt("task-1", 2)) == "done"
+        assert efforts == [1, 1 / 4, 1 / 16]
 
     @pytest.mark.spec("G3.4")
     def test_the_invoice_is_written_once_under_an_unguessable_name(self, place):

@@ -6,6 +6,7 @@ import uuid
 import pytest
 from django.apps import apps
 from django.contrib.auth import get_user_model
+from django.core.management import call_command
 from django.db import connection
 from django.test import Client
 from django.urls import reverse
@@ -83,6 +84,22 @@ def test_a_wrong_form_says_what_is_wrong(client, form, change, words):
 def test_a_withdrawn_product_cannot_be_ordered(client, form, quantities):
     Product.objects.filter(pk__in=quantities).update(on_sale=False)
     assert client.post("/", form).status_code == 422
+
+
+def test_a_product_without_a_picture_does_not_break_the_shelf(client, settings, tmp_path, db):
+    """With the hashed file names of production, where an unknown file is an error."""
+    settings.STATIC_ROOT = tmp_path
+    settings.STORAGES = {
+        **settings.STORAGES,
+        "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.ManifestStaticFilesStorage"},
+    }
+    call_command("collectstatic", "--noinput", verbosity=0)
+    Product.objects.create(
+        name="Salsify", slug="salsify", blurb="New.", price_cents=1, diameter_cm=5, colour="#ffffff"
+    )
+    page = client.get("/").content.decode()
+    assert "Salsify" in page
+    assert re.search(r'src="/static/shop/mark\.[0-9a-f]{12}\.svg" alt="" width="160"', page)
 
 
 class TestCsrf:
