@@ -1,6 +1,7 @@
 """The list of the specification, and the marks that refer to it."""
 
 import pytest
+
 from support.spec import items, marked_tests, unknown
 
 

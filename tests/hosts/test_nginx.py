@@ -43,9 +43,12 @@ def test_https_for_another_name_gets_no_certificate(site):
         careless.wrap_socket(plain, server_hostname="evil.example")
 
 
-def test_a_foreign_host_header_over_https_is_refused(site):
-    with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError, AssertionError)):
-        assert site.request("/", headers={"Host": "evil.example"}).status in (200, 301, 302)
+def test_a_foreign_host_header_over_https_gets_no_page(site):
+    try:
+        answer = site.request("/", headers={"Host": "evil.example"})
+    except (http.client.RemoteDisconnected, ConnectionResetError):
+        return
+    assert answer.status in (400, 421, 444)
 
 
 HEADERS = {

@@ -10,7 +10,9 @@ JOURNAL = ("postgresql@*",)
 def client(variables):
     """Return a psql command over TCP that never asks."""
     name = variables["app_name"]
-    return f"psql -w -h 127.0.0.1 -p {variables['postgresql_port']} -U {name} -d {name} -c 'select 1'"
+    return (
+        f"psql -w -h 127.0.0.1 -p {variables['postgresql_port']} -U {name} -d {name} -c 'select 1'"
+    )
 
 
 @pytest.mark.spec("D7.3.2")

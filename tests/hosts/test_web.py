@@ -31,17 +31,22 @@ def test_it_has_the_processes_of_the_inventory(host, units, release, app_name, v
 
 @pytest.mark.spec("D1.5.1", "D1.5.2", "G2.4")
 def test_no_migration_waits(release):
-    assert release.django(
-        "from django.db import connection\n"
-        "from django.db.migrations.executor import MigrationExecutor\n"
-        "executor = MigrationExecutor(connection)\n"
-        "plan = executor.migration_plan(executor.loader.graph.leaf_nodes())\n"
-        "print(json.dumps([str(migration) for migration, _ in plan]))"
-    ) == []
+    assert (
+        release.django(
+            "from django.db import connection\n"
+            "from django.db.migrations.executor import MigrationExecutor\n"
+            "executor = MigrationExecutor(connection)\n"
+            "plan = executor.migration_plan(executor.loader.graph.leaf_nodes())\n"
+            "print(json.dumps([str(migration) for migration, _ in plan]))"
+        )
+        == []
+    )
 
 
 def test_django_finds_nothing_to_warn_of_in_production(release):
-    result = release.shell(f"exec {release.home}/venv/bin/python manage.py check --deploy --fail-level WARNING")
+    result = release.shell(
+        f"exec {release.home}/venv/bin/python manage.py check --deploy --fail-level WARNING"
+    )
     assert result.rc == 0, result.stderr
 
 

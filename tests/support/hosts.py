@@ -65,8 +65,10 @@ def show(host: Any, *patterns: str) -> dict[str, dict[str, str]]:
     """Return all properties of the loaded units that match, by unit."""
     quoted = " ".join(shlex.quote(pattern) for pattern in patterns)
     text = host.check_output(f"systemctl show --all --no-pager {quoted}")
-    blocks = (dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-              for block in text.split("\n\n"))
+    blocks = (
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        for block in text.split("\n\n")
+    )
     return {block["Id"]: block for block in blocks if block.get("Id")}
 
 

@@ -82,7 +82,9 @@ def module_marks(tree: ast.Module) -> tuple[str, ...]:
         name
         for node in tree.body
         if isinstance(node, ast.Assign)
-        and any(isinstance(target, ast.Name) and target.id == "pytestmark" for target in node.targets)
+        and any(
+            isinstance(target, ast.Name) and target.id == "pytestmark" for target in node.targets
+        )
         for name in spec_ids(node.value)
     )
 

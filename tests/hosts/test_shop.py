@@ -1,0 +1,152 @@
+"""The reference project: a real order goes through web, prefork, gevent and mail, and leaves its traces."""
+
+import time
+
+import pytest
+
+testinfra_hosts = ["ansible://web"]
+JOURNAL = ("*-web@*", "*-worker-*", "*-beat@*")
+pytestmark = [pytest.mark.leaves_traces, pytest.mark.usefixtures("reference_project")]
+
+WITHIN = 60
+
+
+@pytest.fixture(scope="module")
+def placed(inventory):
+    """Two orders placed through the real site: one that goes well, one whose bank answers late."""
+    from support.site import Site
+
+    site = Site.of(inventory.of(inventory.first("proxy")))
+    paths = {card: site.place_order(card=card) for card in ("good", "flaky")}
+    return {card: (path, site.finish(path, WITHIN)) for card, path in paths.items()}
+
+
+@pytest.fixture(scope="module")
+def order(placed):
+    """Path and last state of the order that goes well."""
+    return placed["good"]
+
+
+@pytest.fixture(scope="module")
+def row(order):
+    """A condition for SQL that picks this order."""
+    return f"public_id = '{order[0].strip('/').split('/')[-1]}'"
+
+
+@pytest.mark.spec("G4.6", "D7.1.4", "G1.1", "G4.5", "D7.2.1")
+def test_it_is_done(order):
+    assert order[1]["step"] == "done"
+    assert {stage["state"] for stage in order[1]["stages"]} == {"done"}
+
+
+@pytest.mark.spec("G3.4")
+@pytest.mark.parametrize(
+    "table", ["payments_payment", "orders_crate", "orders_invoice", "emails_mail"]
+)
+def test_each_effect_is_there_once(sql, row, table):
+    count = sql(
+        f"select count(*) from {table} effect join orders_order o on o.id = effect.order_id where {row}"
+    )
+    assert count == ["1"]
+
+
+@pytest.mark.spec("D6.1.1", "D2.2.3", "D6.1.4")
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [("payments.charge", "prefork"), ("orders.pack", "prefork"), ("emails.confirm", "gevent")],
+)
+def test_its_tasks_ran_in_a_pool_that_suits_them(host, sql, row, variables, app_name, task, kind):
+    number = sql(f"select id from orders_order where {row}")[0]
+    names = [item["name"] for item in variables["celery_pools"] if item.get("pool") == kind]
+    units = " ".join(f"-u '{app_name}-worker-{name}@*'" for name in names)
+    said = host.check_output(f"journalctl --no-pager -o cat --since -10min {units}")
+    assert any(
+        f"order={number} " in f"{line} " and f"task={task} " in line for line in said.splitlines()
+    )
+
+
+@pytest.mark.spec("D7.2.4", "G6.2", "D5.3.1", "D2.1.7", "D5.3.2")
+def test_the_journal_tells_its_story(host, sql, row, app_name):
+    number = sql(f"select id from orders_order where {row}")[0]
+    said = host.check_output(f"journalctl --no-pager -o cat --since -10min -u '{app_name}-*'")
+    about = [line for line in said.splitlines() if f" order={number} " in f"{line} "]
+    assert len(about) >= 4
+    assert all("task_id=" in line for line in about if "done" in line)
+
+
+@pytest.mark.spec("G6.3", "G3.3", "D7.1.5")
+def test_a_payment_that_fails_twice_is_tried_again(placed, sql):
+    path, last = placed["flaky"]
+    assert last["step"] == "done"
+    attempts = sql(
+        "select s.attempts from orders_orderstep s join orders_order o on o.id = s.order_id"
+        f" where public_id = '{path.strip('/').split('/')[-1]}' and s.step = 'payment'"
+    )
+    assert attempts == ["3"]
+
+
+@pytest.mark.spec("D7.2.2", "G2.4", "D1.5.2", "G3.8", "D2.1.8")
+def test_the_result_of_an_audited_task_is_stored(release, sql):
+    task = release.django(
+        "from celery import current_app as app\n"
+        "result = app.tasks['maintenance.cleanup'].delay()\n"
+        "value = result.get(timeout=30)\n"
+        "print(json.dumps([result.id, value]))"
+    )
+    assert set(task[1]) == {"sessions", "orders"}
+    assert sql(
+        f"select status from django_celery_results_taskresult where task_id = '{task[0]}'"
+    ) == ["SUCCESS"]
+
+
+@pytest.mark.spec("G4.6")
+def test_the_mail_arrives_once(host, order, variables):
+    if "mail_sink" not in variables["group_names"]:
+        pytest.skip("mail leaves this deployment")
+    identity = order[0].strip("/").split("/")[-1]
+    found = host.check_output(f"grep -rl 'confirmation-{identity}@' /var/lib/mail-sink/new | wc -l")
+    assert found == "1"
+
+
+@pytest.mark.parametrize("paper", ["crate", "invoice"])
+def test_its_papers_are_served_by_nginx(site, order, paper):
+    answer = site.request(order[1][paper]["url"])
+    assert answer.status == 200
+    assert answer.header("Server") == "nginx"
+
+
+def test_nobody_finds_it_by_guessing(site):
+    answer = site.request("/orders/00000000-0000-4000-8000-000000000000/progress/")
+    assert answer.status == 404
+
+
+@pytest.mark.spec("G7.2", "G7.3", "D7.1.3", "D3.2.4")
+@pytest.mark.parametrize("task", ["orders.pack", "emails.confirm"])
+def test_flower_counts_it_and_its_time(host, order, variables, task):
+    base = f"http://{variables['nginx_flower_address']}{variables['nginx_flower_path']}"
+    code = f"import urllib.request as r; print(r.urlopen('{base}metrics').read().decode())"
+    end = time.monotonic() + 10
+    while True:
+        lines = host.check_output("python3 -c %s", code).splitlines()
+        about = [line for line in lines if f'task="{task}"' in line]
+        if any(line.startswith("flower_task_runtime_seconds_count") for line in about):
+            break
+        assert time.monotonic() < end, about
+    assert any('type="task-succeeded"' in line for line in about)
+
+
+@pytest.mark.spec("G5.1", "D3.1.1", "D3.1.4", "D6.2.2", "D3.2.1")
+@pytest.mark.parametrize(
+    "task", ["orders.resume_stalled", "orders.count_today", "maintenance.cleanup"]
+)
+def test_its_periodic_tasks_are_in_the_database(sql, task):
+    assert sql(
+        f"select count(*) from django_celery_beat_periodictask where task = '{task}' and enabled"
+    ) == ["1"]
+
+
+@pytest.mark.spec("G5.3", "D7.1.6", "D3.1.2")
+def test_the_line_that_beat_renews_every_minute_is_fresh(sql):
+    age = sql("select extract(epoch from now() - counted_at)::int from orders_notice")
+    assert age
+    assert int(age[0]) < 130

@@ -1,0 +1,81 @@
+"""Deploys of changed copies of the app, with visitors at the door meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from support.inventory import ROOT, Inventory
+from support.site import Site
+
+
+def copy_of_app(source: Path, folder: Path) -> Path:
+    """Copy the project's files, without what tools have left among them."""
+    listed = subprocess.run(
+        ["git", "-C", source, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+    )
+    copy = folder / "app"
+    if listed.returncode:
+        shutil.copytree(source, copy, ignore=shutil.ignore_patterns(".*", "__pycache__"))
+        return copy
+    for name in filter(None, listed.stdout.split("\0")):
+        if (source / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source / name, copy / name)
+    return copy
+
+
+def deploy(inventory: Inventory, app_path: Path) -> subprocess.CompletedProcess[str]:
+    """Run playbooks/deploy.yml for this copy of the app; stdout holds all it said."""
+    return subprocess.run(
+        [
+            "ansible-playbook",
+            "playbooks/deploy.yml",
+            f"--inventory={inventory.path}",
+            f"--extra-vars=app_path={app_path}",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_NOCOWS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+class Visitors:
+    """Ask for the front page about ten times a second, as long as the block lasts."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._visit)
+        self.served = 0
+        self.refused: list[str] = []
+
+    def _visit(self) -> None:
+        while not self._end.is_set():
+            try:
+                status = self._site.request("/").status
+            except OSError as error:
+                self.refused.append(f"{time.strftime('%X')} {type(error).__name__}: {error}")
+            else:
+                if status == 200:
+                    self.served += 1
+                else:
+                    self.refused.append(f"{time.strftime('%X')} {status}")
+            self._end.wait(0.1)
+
+    def __enter__(self) -> Visitors:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()

@@ -1,0 +1,113 @@
+"""Runs on a host as root: where do the secrets in /run/celeriac-secrets.json appear? Prints JSON.
+
+Each finding is [secret's name, place]; no secret is printed.
+"""
+
+import json
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+LIST = Path("/run/celeriac-secrets.json")
+FOLDERS = ("/etc", "/opt", "/usr/local", "/var/lib", "/var/log", "/home", "/srv", "/tmp", "/run")
+# Where only our own files are looked at, whoever may read them.
+OURS = ("/etc", "/opt", "/usr/local")
+# What packages bring: large, and the same everywhere.
+FOREIGN = {"site-packages", "dist-packages", "__pycache__", "uv"}
+LARGEST = 20_000_000
+
+
+def needles() -> dict[bytes, str]:
+    """Return what to look for; of a key, its longest line."""
+    secrets = json.loads(LIST.read_text())
+    LIST.unlink()
+    found = {}
+    for name, value in secrets.items():
+        if name == "vault_ca_certificate":
+            continue
+        lines = [line for line in value.splitlines() if "-----" not in line]
+        found[max(lines, key=len).encode()] = name
+    return found
+
+
+NEEDLES = needles()
+PATTERN = re.compile(b"|".join(re.escape(needle) for needle in NEEDLES))
+
+
+def names_in(content: bytes) -> list[str]:
+    return sorted({NEEDLES[match] for match in PATTERN.findall(content)})
+
+
+def output(*command: str) -> bytes:
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout
+
+
+def in_files() -> tuple[list, list]:
+    """Return findings in files that everybody may read, and in all files of ours with their modes."""
+    public, all_of_ours = [], []
+    for folder in FOLDERS:
+        for root, names, files in os.walk(folder):
+            reachable = everybody_enters(root)
+            names[:] = [
+                name
+                for name in names
+                if name not in FOREIGN and not os.path.ismount(os.path.join(root, name))
+            ]
+            if not reachable and not root.startswith(OURS):
+                names[:] = []
+                continue
+            for name in files:
+                path = os.path.join(root, name)
+                status = os.lstat(path)
+                if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+                    continue
+                readable = reachable and bool(status.st_mode & stat.S_IROTH)
+                if not readable and not root.startswith(OURS):
+                    continue
+                for secret in names_in(Path(path).read_bytes()):
+                    if readable:
+                        public.append([secret, path])
+                    if root.startswith(OURS):
+                        mode = stat.S_IMODE(status.st_mode)
+                        all_of_ours.append([secret, path, f"{mode:04o}", status.st_uid])
+    return public, all_of_ours
+
+
+def everybody_enters(folder: str) -> bool:
+    return all(
+        parent.stat().st_mode & stat.S_IXOTH for parent in [Path(folder), *Path(folder).parents]
+    )
+
+
+def in_processes() -> list:
+    findings = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            content = line.read_bytes()
+        except OSError:
+            continue
+        findings += [[name, content.split(b"\0")[0].decode()] for name in names_in(content)]
+    return findings
+
+
+def in_output(*command: str) -> list:
+    return [[name, " ".join(command)] for name in names_in(output(*command))]
+
+
+PUBLIC, OWN = in_files()
+print(
+    json.dumps(
+        {
+            "looked for": sorted(NEEDLES.values()),
+            "the journal": in_output("journalctl", "--no-pager", "--all", "-o", "export"),
+            "properties of units": in_output("systemctl", "show", "--all", "*"),
+            "unit files": in_output("systemctl", "cat", "--no-pager", "*"),
+            "the environment of systemd": in_output("systemctl", "show-environment"),
+            "arguments of processes": in_processes(),
+            "files that everybody may read": PUBLIC,
+            "files of ours": OWN,
+        }
+    )
+)
