@@ -13,7 +13,7 @@ UNITS = {"kb": 2**10, "mb": 2**20, "gb": 2**30}
 
 @pytest.fixture(scope="module")
 def redis_cli(release, redis):
-    """Return a function that runs redis-cli as the app would: the password is only in its environment."""
+    """Return a function that runs redis-cli with the app's password, in its environment alone."""
     url = URLS[redis["name"]]
 
     def run(command: str) -> str:

@@ -8,7 +8,8 @@ JOURNAL = ("*-worker-*",)
 # After the first question it is known how many will answer the others.
 INSPECT = """
 from celery import current_app as app
-found = {name: {"stats": stats} for name, stats in (app.control.inspect(timeout=2).stats() or {}).items()}
+everybody = app.control.inspect(timeout=2).stats() or {}
+found = {name: {"stats": stats} for name, stats in everybody.items()}
 for what in ("active_queues", "conf"):
     answers = getattr(app.control.inspect(timeout=5, limit=len(found)), what)() or {}
     for name, value in answers.items():

@@ -1,1 +1,1 @@
-"""Helpers of the tests: inventories, hosts, the site as a visitor sees it, and the specification."""
+"""Helpers of the tests: inventories, hosts, the site as a visitor sees it, the specification."""

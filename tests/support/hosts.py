@@ -57,8 +57,12 @@ class Release:
 
     def django(self, code: str) -> Any:
         """Run Python code with Django set up and return what it prints as JSON."""
-        setup = f"from celery.app.utils import find_app\nfind_app({self.celery_app!r})\n"
-        return self.python(f"import json\n{setup}import django\ndjango.setup()\n{code}")
+        setup = (
+            "import json\n"
+            "from celery.app.utils import find_app\n"
+            f"find_app({self.celery_app!r}).loader.import_default_modules()\n"
+        )
+        return self.python(setup + code)
 
 
 def show(host: Any, *patterns: str) -> dict[str, dict[str, str]]:

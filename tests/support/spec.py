@@ -1,7 +1,7 @@
 """The marker `spec`: which items of tests/spec.yml a test proves, and a report of all of them.
 
-`pytest --spec-report` reads the tests of the deployment, of app/ and of runtime/ without running them,
-for each has an environment of its own.
+`pytest --spec-report` reads the tests of the deployment, of app/ and of runtime/ without running
+them, for each has an environment of its own.
 """
 
 from __future__ import annotations
@@ -78,15 +78,9 @@ def marked_tests() -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def module_marks(tree: ast.Module) -> tuple[str, ...]:
     """Return the ids of the file's `pytestmark`."""
-    return tuple(
-        name
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        and any(
-            isinstance(target, ast.Name) and target.id == "pytestmark" for target in node.targets
-        )
-        for name in spec_ids(node.value)
-    )
+    assignments = [node for node in tree.body if isinstance(node, ast.Assign)]
+    marks = [node for node in assignments if ast.unparse(node.targets[0]) == "pytestmark"]
+    return tuple(name for node in marks for name in spec_ids(node.value))
 
 
 def marked_in(

@@ -45,7 +45,7 @@ def output(*command: str) -> bytes:
 
 
 def in_files() -> tuple[list, list]:
-    """Return findings in files that everybody may read, and in all files of ours with their modes."""
+    """Return findings in files that everybody may read, and in all of ours with their modes."""
     public, all_of_ours = [], []
     for folder in FOLDERS:
         for root, names, files in os.walk(folder):
