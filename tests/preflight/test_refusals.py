@@ -1,0 +1,188 @@
+"""What cannot work is refused by name, with what to write instead, before anything changes."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from support.inventory import ROOT
+
+
+def pool(**changes):
+    """Return an item of celery_workers with these changes."""
+    return {"name": "cpu", "queues": ["default"], **changes}
+
+
+def test_a_misspelt_variable_is_named_with_the_right_one(preflight):
+    preflight.variables["app_domian"] = "shop.example"
+    assert "app_domian is not a variable of Celeriac; did you mean app_domain?" in preflight.refuse()
+
+
+def test_a_variable_that_only_looks_like_ours_is_named(preflight):
+    preflight.variables["celery_colour"] = "green"
+    assert "celery_colour is not a variable of Celeriac" in preflight.refuse()
+
+
+def test_a_variable_of_the_operators_own_is_no_misspelling(preflight):
+    preflight.variables["our_colour"] = "green"
+    assert "our_colour" not in preflight.run().stdout
+
+
+def test_a_misspelt_key_of_a_pool_is_named(preflight):
+    preflight.variables["celery_workers"] = [pool(concurency=2)]
+    said = preflight.refuse()
+    assert "celery_workers" in said
+    assert "concurency" in said
+
+
+def test_an_unknown_kind_of_pool_is_named_with_those_there_are(preflight):
+    preflight.variables["celery_workers"] = [pool(pool="fork")]
+    said = preflight.refuse()
+    assert "fork" in said
+    assert "prefork, gevent, threads, solo" in said
+
+
+def test_a_pool_on_a_group_without_hosts_is_named(preflight):
+    preflight.variables["celery_workers"] = [pool(hosts="gpu")]
+    assert "the pool cpu runs on the group gpu, which has no host" in preflight.refuse()
+
+
+def test_two_pools_of_one_name_are_refused(preflight):
+    preflight.variables["celery_workers"] = [pool(), pool(queues=["emails"])]
+    assert "celery_workers has 2 pools with the name cpu; rename one" in preflight.refuse()
+
+
+def test_a_pool_without_queues_is_refused(preflight):
+    preflight.variables["celery_workers"] = [pool(queues=[])]
+    assert "the pool cpu consumes nothing; write queues: [default]" in preflight.refuse()
+
+
+def test_a_name_that_no_unit_can_have_is_refused(preflight):
+    preflight.variables["celery_workers"] = [pool(name="C P U")]
+    assert "the pool name 'C P U' becomes a part of a unit name" in preflight.refuse()
+
+
+def test_a_missing_host_name_is_asked_for(preflight):
+    del preflight.variables["app_domain"]
+    said = preflight.refuse()
+    assert "app_domain is not set; write the host name that people type" in said
+    assert "group_vars/preflight/main.yml" in said
+
+
+def test_two_active_beats_are_refused(preflight):
+    preflight.hosts["beat"] = ["one", "two"]
+    preflight.variables["celery_beat_lease"] = False
+    said = preflight.refuse()
+    assert "Two active Beats: the group beat has one, two and celery_beat_lease is false" in said
+    assert "Write celery_beat_lease: true, or one host" in said
+
+
+@pytest.mark.parametrize("group", ["redis", "flower"])
+def test_a_part_without_a_host_is_named(preflight, group):
+    del preflight.hosts[group]
+    assert f"no host in the group {group}; write one in hosts.yml" in preflight.refuse()
+
+
+def test_two_databases_are_refused(preflight):
+    preflight.hosts["postgresql"] = ["one", "two"]
+    assert "The group postgresql has 2 hosts (one, two); write exactly one" in preflight.refuse()
+
+
+def test_the_right_one_goes_on_to_the_hosts(preflight):
+    """The same inventory without a mistake fails only at the host, which is not there."""
+    assert "UNREACHABLE" in preflight.run().stdout
+
+
+def make_certificate(
+    folder: Path, name: str = "shop.example", days: int = 90, key: str = "own"
+) -> dict[str, str]:
+    """Write a certificate and a key, and return the variables that name them."""
+    private = ec.generate_private_key(ec.SECP256R1())
+    other = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=100))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    files = {
+        "certificates_certificate_file": folder / "site.pem",
+        "certificates_key_file": folder / "site.key",
+    }
+    files["certificates_certificate_file"].write_bytes(certificate.public_bytes(Encoding.PEM))
+    files["certificates_key_file"].write_bytes(
+        (private if key == "own" else other).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+    )
+    return {name: str(path) for name, path in files.items()} | {"certificates_source": "files"}
+
+
+CERTIFICATES = {
+    "an expired one": ({"days": -1}, "expired on"),
+    "one for another name": ({"name": "other.example"}, "but not shop.example"),
+    "one of another key": ({"key": "other"}, "certificates_key_file does not match"),
+}
+
+
+@pytest.mark.parametrize("fault", CERTIFICATES)
+def test_a_certificate_that_cannot_work_is_refused(preflight, tmp_path_factory, fault):
+    how, words = CERTIFICATES[fault]
+    preflight.variables |= make_certificate(tmp_path_factory.mktemp("files"), **how)
+    assert words in preflight.refuse()
+
+
+@pytest.mark.parametrize(
+    ("variable", "words"),
+    [
+        ("certificates_certificate_file", "holds no readable PEM certificate"),
+        ("certificates_key_file", "holds no readable PEM private key"),
+    ],
+)
+def test_a_file_of_garbage_is_named(preflight, tmp_path_factory, variable, words):
+    preflight.variables |= make_certificate(tmp_path_factory.mktemp("files"))
+    Path(preflight.variables[variable]).write_text("garbage")
+    assert f"{variable} {words}" in preflight.refuse()
+
+
+@pytest.mark.parametrize("variable", ["certificates_certificate_file", "certificates_key_file"])
+def test_a_file_that_is_not_there_is_named(preflight, tmp_path_factory, variable):
+    preflight.variables |= make_certificate(tmp_path_factory.mktemp("files"))
+    preflight.variables[variable] = "/there/is/no/such.pem"
+    said = preflight.refuse()
+    assert f"{variable} is /there/is/no/such.pem, and there is no such file" in said
+
+
+@pytest.mark.parametrize("variable", ["certificates_certificate_file", "certificates_key_file"])
+def test_a_file_that_is_not_named_is_asked_for(preflight, tmp_path_factory, variable):
+    preflight.variables |= make_certificate(tmp_path_factory.mktemp("files"))
+    del preflight.variables[variable]
+    assert f"{variable} is not set" in preflight.refuse()
+
+
+def test_a_good_pair_of_files_is_taken(preflight, tmp_path_factory):
+    preflight.variables |= make_certificate(tmp_path_factory.mktemp("files"))
+    assert "UNREACHABLE" in preflight.run().stdout
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+def test_the_inventories_over_ssh_need_nothing_but_their_host(preflight, environment):
+    """Their own variables pass everything that the controller can check."""
+    shipped = yaml.safe_load((ROOT / f"group_vars/{environment}/main.yml").read_text())
+    preflight.variables = shipped
+    del preflight.hosts["mail_sink"]
+    said = preflight.run().stdout
+    assert "UNREACHABLE" in said
+    assert "failed=0" in said
