@@ -20,7 +20,9 @@ def pool(**changes):
 
 def test_a_misspelt_variable_is_named_with_the_right_one(preflight):
     preflight.variables["app_domian"] = "shop.example"
-    assert "app_domian is not a variable of Celeriac; did you mean app_domain?" in preflight.refuse()
+    assert (
+        "app_domian is not a variable of Celeriac; did you mean app_domain?" in preflight.refuse()
+    )
 
 
 def test_a_variable_that_only_looks_like_ours_is_named(preflight):
