@@ -104,8 +104,9 @@ def test_a_wrong_password_does_not_open_the_admin(page, target):
 def test_flower_shows_every_pool_online(page, target, problems, shoot):
     page.goto(f"{target.url}{target.flower}")
     for pool in target.pools:
-        row = page.locator("#workers-table tbody tr", has_text=f"{pool}-")
-        expect(row.first).to_contain_text("Online")
+        # An older release may still be listed, as offline.
+        rows = page.locator("#workers-table tbody tr", has_text=f"{pool}-")
+        expect(rows.filter(has_text="Online")).to_have_count(1)
     shoot("flower")
     page.goto(f"{target.url}{target.flower}tasks")
     expect(page.locator("#tasks-table tbody")).to_contain_text("orders.")

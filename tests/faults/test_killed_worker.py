@@ -27,7 +27,6 @@ def unit(host, release, variables, app_name):
 KILL = {
     "the main process": "kill -KILL $(systemctl show --value -p MainPID {unit})",
     "one child": "kill -KILL $(pgrep -P $(systemctl show --value -p MainPID {unit}) | tail -1)",
-    "everything at once": "systemctl kill --signal=KILL {unit}",
 }
 
 
