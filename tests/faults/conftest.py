@@ -20,6 +20,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Look first, disturb afterwards."""
+    items.sort(key=lambda item: item.path.parent.name == "faults")
+
+
 @pytest.fixture
 def running(host, variables):
     """Return a function that lists the app's units that run, without the socket's placeholder."""

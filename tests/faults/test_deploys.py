@@ -49,10 +49,6 @@ BROKEN = {
         append("\nimport there_is_no_such_module\n", "orders", "tasks.py"),
         "there_is_no_such_module",
     ),
-    "settings that cannot be imported": (
-        append("\nraise RuntimeError('these settings cannot work')\n", "config", "settings.py"),
-        "these settings cannot work",
-    ),
     "a migration that fails": (migration_that_fails, "this migration cannot work"),
     "a health page that raises": (unhealthy, "no health today"),
     "a queue that nobody consumes": (
