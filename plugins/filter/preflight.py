@@ -129,10 +129,11 @@ def _crossing_problems(used: Mapping[str, Sequence[str]]) -> list[str]:
     if len(hosts) < 2:
         return []
     places = "; ".join(f"{group}: {', '.join(members)}" for group, members in used.items())
-    return [
+    problem = (
         f"The deployment spans {len(hosts)} hosts ({places}), and connections between hosts are "
         "not encrypted yet; write the same one host in every group."
-    ]
+    )
+    return [problem]
 
 
 class FilterModule:

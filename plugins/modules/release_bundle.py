@@ -35,7 +35,7 @@ options:
   inputs:
     description:
       - Whatever else decides how the release runs; a change of it makes a new release.
-      - May hold secrets; give the task C(no_log), for a masked parameter would mask the release id too.
+      - May hold secrets; give the task C(no_log). A masked parameter would mask the id too.
     type: dict
     default: {}
   dest:

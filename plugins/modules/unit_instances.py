@@ -19,7 +19,7 @@ description:
     before, and the failure carries the journal.
 options:
   family:
-    description: What the names of all template units of the family begin with, e.g. C(shop-worker-).
+    description: What the names of the family's units begin with, e.g. C(shop-worker-).
     type: str
     required: true
   wanted:
@@ -144,7 +144,9 @@ def main() -> None:
         systemctl("stop", "--no-block", *to_stop)
         if module.params["wait"]:
             wait_for(to_stop)
-    leftovers = [u for u, s in loaded_instances(family).items() if s == "failed" and u not in wanted]
+    leftovers = [
+        u for u, s in loaded_instances(family).items() if s == "failed" and u not in wanted
+    ]
     if leftovers:
         systemctl("reset-failed", *leftovers)
     result["draining"] = [u for u, s in loaded_instances(family).items() if s == "deactivating"]
