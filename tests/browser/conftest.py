@@ -13,7 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Playwright,
+    sync_playwright,
+)
 
 from support import inventory as inventories
 from support.inventory import ROOT
@@ -168,7 +175,7 @@ def page(context: BrowserContext, problems: list[str]) -> Page:
         "'policy refuses ' + event.violatedDirective + ' ' + event.blockedURI))"
     )
     page = context.new_page()
-    page.on("console", lambda said: problems.append(said.text) if said.type == "error" else None)
+    page.on("console", lambda said: note(problems, said))
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on(
         "response",
@@ -177,6 +184,13 @@ def page(context: BrowserContext, problems: list[str]) -> Page:
         ),
     )
     return page
+
+
+def note(problems: list[str], said: ConsoleMessage) -> None:
+    """Keep what is an error, but for the icon that browsers ask for on pages without one."""
+    where = said.location["url"]
+    if said.type == "error" and not where.endswith("/favicon.ico"):
+        problems.append(f"{said.text} {where}")
 
 
 @pytest.fixture

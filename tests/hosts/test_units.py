@@ -19,6 +19,8 @@ def wanted(variables, release, app_name):
 @pytest.fixture(scope="module")
 def shown(units, wanted):
     """The properties of those units, by what they are."""
+    missing = set(wanted.values()) - set(units)
+    assert not missing, f"systemd has not loaded {', '.join(sorted(missing))}"
     return {name: units[unit] for name, unit in wanted.items()}
 
 
