@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+APP_NAME = re.compile(r"[a-z][a-z0-9_]{0,22}")
+HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 POOL_NAME = re.compile(r"[a-z][a-z0-9]*")
 # Ansible's own variables, and those of the test hosts' containers.
 FOREIGN_PREFIXES = ("ansible_", "inventory_", "molecule_", "test_host_")
@@ -55,6 +57,40 @@ def unknown_variables(names: Iterable[str], root: str) -> list[str]:
                 f"{name} is not a variable of Celeriac; "
                 "give a variable of your own another first word."
             )
+    return problems
+
+
+def app_problems(
+    name: str, domain: str, path: str, subdir: str = "", requirements: str = "requirements.txt"
+) -> list[str]:
+    """Return a message for each variable of the app that cannot name what it should."""
+    problems = []
+    if not APP_NAME.fullmatch(name):
+        problems.append(
+            f"app_name is {name!r}, but it names a user, a database and units; "
+            "write a lower-case letter, then lower-case letters, digits or underscores, e.g. shop."
+        )
+    if not HOST_NAME.fullmatch(domain):
+        problems.append(
+            f"app_domain is {domain!r}; write the bare host name in lower case, without scheme, "
+            "port or path, e.g. shop.example.org."
+        )
+    project = Path(path) / subdir
+    if not Path(path).is_dir():
+        problems.append(
+            f"app_path is {path}, and there is no such folder on the controller; "
+            "write the project's folder."
+        )
+    elif not project.is_dir():
+        problems.append(
+            f"app_subdir is {subdir!r}, and {path} has no such folder; "
+            "write where manage.py is, or an empty text."
+        )
+    elif not (project / requirements).is_file():
+        problems.append(
+            f"app_requirements is {requirements}, and there is no such file in {project}; "
+            "write the project's requirements file."
+        )
     return problems
 
 
@@ -142,6 +178,7 @@ class FilterModule:
     def filters(self) -> dict[str, Any]:
         """Return the filters of this file."""
         return {
+            "app_problems": app_problems,
             "role_contracts": role_contracts,
             "unknown_variables": unknown_variables,
             "topology_problems": topology_problems,

@@ -20,6 +20,7 @@ class Preflight:
     folder: Path
     hosts: dict[str, list[str]]
     variables: dict[str, object]
+    environment: str = "preflight"
 
     def run(self) -> subprocess.CompletedProcess[str]:
         """Run the preflight; stdout holds all that it said."""
@@ -57,7 +58,7 @@ class Preflight:
         anywhere = {"ansible_host": "127.0.0.1", "ansible_port": 9, "ansible_user": "nobody"}
         return {
             "all": {
-                "vars": {"celeriac_environment": "preflight", **anywhere},
+                "vars": {"celeriac_environment": self.environment, **anywhere},
                 "children": {
                     name: {"hosts": {host: {} for host in hosts}} for name, hosts in groups.items()
                 },

@@ -76,6 +76,26 @@ def test_a_missing_host_name_is_asked_for(preflight):
     assert "group_vars/preflight/main.yml" in said
 
 
+def test_an_environment_that_is_no_group_is_refused(preflight):
+    preflight.environment = "produktion"
+    assert "celeriac_environment is produktion, which is no group" in preflight.refuse()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("app_name", "My Shop", "app_name is 'My Shop', but it names a user, a database and units"),
+        ("app_domain", "https://shop.example/", "app_domain is 'https://shop.example/'; write the"),
+        ("app_path", "/nowhere/app", "app_path is /nowhere/app, and there is no such folder"),
+        ("app_subdir", "backend", "app_subdir is 'backend', and"),
+        ("app_requirements", "reqs.txt", "app_requirements is reqs.txt, and there is no such file"),
+    ],
+)
+def test_an_app_that_cannot_be_deployed_is_refused(preflight, variable, value, said):
+    preflight.variables[variable] = value
+    assert said in preflight.refuse()
+
+
 def test_two_active_beats_are_refused(preflight):
     preflight.hosts["beat"] = ["one", "two"]
     preflight.variables["celery_beat_lease"] = False
