@@ -104,12 +104,10 @@ def test_neither_folders_nor_what_lies_above_them_are_shown(site, path):
     assert site.request(path).status in (400, 403, 404)
 
 
-def test_the_media_folder_is_served_by_nginx(host, variables, site, app_name):
-    folder = variables["nginx_static"].get("/media/")
-    files = host.check_output(f"find {folder} -type f -perm -o=r | head -1")
-    if not files:
-        pytest.skip("nobody has uploaded anything yet")
-    assert site.request(files.replace(folder, "/media", 1)).status == 200
+def test_the_media_folder_is_served_by_nginx(configuration, variables):
+    """That a file in it arrives, an order shows (test_shop.py)."""
+    folder = variables["nginx_static"]["/media/"]
+    assert f"alias {folder}/;" in configuration
 
 
 @pytest.fixture(scope="module")
