@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -38,7 +39,7 @@ def deploy(inventory: Inventory, app_path: Path) -> subprocess.CompletedProcess[
             "ansible-playbook",
             "playbooks/deploy.yml",
             f"--inventory={inventory.path}",
-            f"--extra-vars=app_path={app_path}",
+            f"--extra-vars={json.dumps({'app_path': str(app_path)})}",
         ],
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_NOCOWS": "1"},
