@@ -77,8 +77,8 @@ def test_a_missing_host_name_is_asked_for(preflight):
 
 
 def test_an_environment_that_is_no_group_is_refused(preflight):
-    preflight.environment = "produktion"
-    assert "celeriac_environment is produktion, which is no group" in preflight.refuse()
+    preflight.environment = "elsewhere"
+    assert "celeriac_environment is elsewhere, which is no group" in preflight.refuse()
 
 
 @pytest.mark.parametrize(
