@@ -30,7 +30,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.worker import state
 from celery.worker.consumer import consumer as consumer_module
 
-from celeriac import notify
+from celeriac import connections, notify
 
 QUIET_SECONDS = 0.3
 POLL_SECONDS = 0.1
@@ -280,8 +280,9 @@ class Supervisor:
 
 
 @signals.worker_init.connect(weak=False)
-def announce(**_: Any) -> None:
-    """Say why the unit is still starting."""
+def announce(sender: Any, **_: Any) -> None:
+    """Say why the unit is still starting, and keep database connections across tasks."""
+    connections.attach(sender)
     notify.send("STATUS=starting: connecting to the broker")
 
 
