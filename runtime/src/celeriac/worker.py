@@ -69,6 +69,15 @@ def tasks(count: int) -> str:
     return f"{count} task{'' if count == 1 else 's'} running"
 
 
+def has_tables() -> bool:
+    """Whether the project has opted in to durable tasks and dead letters."""
+    if "django" not in sys.modules:
+        return False
+    from django.apps import apps
+
+    return apps.ready and apps.is_installed("celeriac")
+
+
 class Supervisor:
     """Follows one worker from its first consuming pass to its exit.
 
@@ -284,9 +293,17 @@ def announce(sender: Any, **_: Any) -> None:
     """Say why the unit is still starting, and keep database connections across tasks."""
     connections.attach(sender)
     notify.send("STATUS=starting: connecting to the broker")
+    if has_tables():
+        from celeriac import deadletters
+
+        deadletters.connect_undecodable()
 
 
 @signals.worker_ready.connect(weak=False)
 def supervise(sender: Any, **_: Any) -> None:
-    """Start supervising when the worker has subscribed to its queues."""
+    """Start supervising, and looking after durable tasks, when the worker has subscribed."""
     Supervisor(sender).install()
+    if has_tables():
+        from celeriac.keeper import Keeper
+
+        Keeper(sender.app, sender.hostname, sender).start()
