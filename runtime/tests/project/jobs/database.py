@@ -2,8 +2,10 @@
 
 import json
 import os
+from contextlib import suppress
 
 from celery import shared_task, signals
+from django.contrib.contenttypes.models import ContentType
 from django.db import DatabaseError, connection, transaction
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
@@ -16,6 +18,7 @@ if value := os.environ.get("PROJECT_LOCK_TIMEOUT"):
     def configure(connection, **_):
         with connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = '{value}'")
+
 
 if os.environ.get("PROJECT_PARENT_QUERIES"):
 
@@ -56,10 +59,8 @@ def look(number: str) -> None:
 
 
 def fail() -> None:
-    try:
+    with suppress(DatabaseError):
         execute("SELECT 1/0")
-    except DatabaseError:
-        pass
 
 
 def leave_a_transaction() -> None:
@@ -122,3 +123,9 @@ def leave(what: str) -> None:
 @shared_task
 def idle() -> None:
     """Uses no database."""
+
+
+@shared_task
+def query() -> None:
+    """One query and nothing else."""
+    ContentType.objects.values_list("pk").first()
