@@ -11,7 +11,7 @@ ENTRIES = ["a", "b", "c"]
 
 if not settings.configured:
     settings.configure(
-        SECRET_KEY="only for the benchmark",
+        SECRET_KEY="only for the benchmark",  # noqa: S106
         USE_TZ=True,
         INSTALLED_APPS=["django.contrib.contenttypes", "django_celery_beat"],
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",

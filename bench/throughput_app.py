@@ -14,7 +14,7 @@ URL = urlparse(os.environ["DATABASE_URL"])
 
 if not settings.configured:
     settings.configure(
-        SECRET_KEY="only for the benchmark",
+        SECRET_KEY="only for the benchmark",  # noqa: S106
         USE_TZ=True,
         INSTALLED_APPS=["celeriac"] if MODE == "celeriac" else [],
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",

@@ -148,7 +148,11 @@ def test_switched_off_and_in_greenlets_celery_closes_after_every_task(
     database_worker, look, scratch, pool, env
 ):
     database_worker(pool, **env)
-    assert backends(look(*range(10))) == 10
+    seen = look(*range(10))
+    assert backends(seen) == 10
+    left = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY(%s)"
+    pids = [session["backend"] for session in seen]
+    wait_for(lambda: scratch.execute(left, [pids]).fetchone() == (0,), 3, "all are closed")
 
 
 def test_a_session_grows_no_older_than_it_may(database_worker, look, scratch):
@@ -185,7 +189,7 @@ def test_a_lock_ends_with_its_task(database_worker, look, send, scratch):
     send(IDLE)
     look(1)
     send(LEAVE, "locks")
-    free = "SELECT count(*) = 0 FROM pg_locks WHERE locktype = 'advisory'"
+    free = "SELECT count(*) = 0 FROM pg_locks WHERE objid = 4711"
     wait_for(lambda: scratch.execute(free).fetchone()[0], 5, "the worker is idle")
 
 

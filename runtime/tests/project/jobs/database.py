@@ -49,7 +49,7 @@ def look(number: str) -> None:
         "lock_timeout": fetch("SHOW lock_timeout"),
         "timezone": fetch("SHOW timezone"),
         "role": fetch("SHOW role"),
-        "locks": fetch("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"),
+        "locks": fetch("SELECT count(*) FROM pg_locks WHERE objid = 4711"),
         "temporary": fetch("SELECT count(*) FROM pg_class WHERE relname = 'left_behind'"),
         "prepared": fetch("SELECT count(*) FROM pg_prepared_statements"),
     }
