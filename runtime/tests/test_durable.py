@@ -1,13 +1,16 @@
 """Durable tasks: real workers, real kills; a row in jobs_effect is the effect."""
 
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -83,13 +86,6 @@ def ledger(database, broker):
     it.server.execute(f"TRUNCATE {tables}")
     yield it
     it.server.close()
-
-
-@contextmanager
-def never_twice(ledger, name):
-    yield
-    time.sleep(4)  # longer than the keeper needs to take a task for lost
-    assert ledger.starts(name) == 1
 
 
 # -- the caller --------------------------------------------------------------------------
@@ -173,10 +169,7 @@ def test_a_flushed_broker_loses_nothing(worker, ledger, broker):
     ["chord([d.add.s(1, 1)], d.add.s(1)).delay()", "(group(d.add.s(1, 1)) | d.add.s(1)).delay()"],
 )
 def test_a_chord_is_refused_with_what_to_write_instead(ledger, call):
-    code = (
-        "try: " + call + "\nexcept Exception as error: print(error)\n"
-        "else: print('accepted')\n"
-    )
+    code = "try: " + call + "\nexcept Exception as error: print(error)\nelse: print('accepted')\n"
     said = ledger.run(code, PROJECT_SETTINGS='{"CELERY_RESULT_BACKEND": "cache+memory://"}')
     assert "cannot be the header of a chord" in said
     assert "F('left') - 1" in said
@@ -188,7 +181,11 @@ def test_a_chord_is_refused_with_what_to_write_instead(ledger, call):
     [
         ({"INSTALLED_APPS": ["jobs"]}, "add 'celeriac' to INSTALLED_APPS"),
         (
-            {"DATABASES": {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}},
+            {
+                "DATABASES": {
+                    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+                }
+            },
             "need PostgreSQL, but DATABASES['default'] is sqlite",
         ),
     ],
@@ -327,6 +324,69 @@ def test_work_goes_on_after_a_restart_of_postgresql(worker, ledger, pool):
     ledger.settled()
 
 
+@pytest.fixture
+def own_server(tmp_path_factory):
+    """A PostgreSQL of the test's own, to be restarted: (URL, restart)."""
+    initdb = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not initdb:
+        pytest.skip("no PostgreSQL server programs")
+    binaries, user = initdb[-1].parent, "postgres" if os.geteuid() == 0 else None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix="celeriac-pg."))
+    if user:
+        shutil.chown(folder, user)
+
+    def call(program, *arguments):
+        command = [binaries / program, "-D", folder / "data", *arguments]
+        subprocess.run(command, user=user, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+    call("initdb", "-U", "celeriac", "-A", "trust", "--no-sync")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    start = ["-w", "-o", options, "-l", folder / "log"]
+    call("pg_ctl", "start", *start)
+    yield (
+        f"postgres://celeriac:x@127.0.0.1:{port}/postgres",
+        lambda: (call("pg_ctl", "stop", "-m", "immediate"), call("pg_ctl", "start", *start)),
+    )
+    call("pg_ctl", "stop", "-m", "immediate")
+    shutil.rmtree(folder)
+
+
+@POOLS
+def test_a_crash_of_postgresql_loses_and_doubles_nothing(worker, own_server, broker, pool):
+    url, crash = own_server
+    command = [sys.executable, "-m", "django", "migrate", "--verbosity=0"]
+    subprocess.run(command, cwd=PROJECT, env=environment(DATABASE_URL=url), check=True)
+    ledger = Ledger(url, broker)
+    service = worker(pool, 2, settings=LATE, DATABASE_URL=url).ready()
+    ledger.run("for n in range(60): d.work.delay(f'{n}', 0.2)")
+    wait_for(lambda: len(ledger.effects()) > 5, 10)
+    crash()
+    ledger = Ledger(url, broker)
+    assert ledger.outbox() > 0, "nothing was left to lose"
+    ledger.settled(40)
+    assert len(ledger.effects()) == 60, service.log()
+    assert set(ledger.effects().values()) == {1}
+    assert ledger.dead() == []
+    assert service.process.poll() is None
+
+
+def test_a_redis_that_takes_no_writes_does_not_use_up_the_sends(worker, ledger, broker):
+    worker(settings=LATE).ready()
+    broker.client.config_set("maxmemory", "1")
+    try:
+        ledger.run("d.work.delay('one'); enqueue_many(d.work, [('two',)])")
+        time.sleep(10)
+        assert max(ledger.query("SELECT sends FROM celeriac_outbox")) <= (1,)
+    finally:
+        broker.client.config_set("maxmemory", "0")
+    ledger.settled()
+    assert ledger.effects() == {"one": 1, "two": 1}
+    assert ledger.dead() == []
+
+
 @POOLS
 def test_poison_ends_as_a_dead_letter_and_does_not_stop_the_pool(worker, ledger, pool):
     if pool == "gevent":
@@ -451,7 +511,7 @@ def test_revoked_and_expired_tasks_are_owed_no_more(worker, ledger):
     assert ledger.effects() == {"first": 1}, service.log()
 
 
-# -- dead letters of every task ---------------------------------------------------------------------
+# -- dead letters of every task -----------------------------------------------------------------
 
 
 @POOLS

@@ -1,8 +1,8 @@
 """Messages as Celery would send them: caught, kept as text, and pushed later.
 
 A plain Redis client is used, made from the app's own broker settings (TLS, Sentinel, key
-prefix), because kombu's channel waits while it reconnects. Every command ends within
-`TIMEOUT` seconds.
+prefix), because kombu's channel waits while it reconnects. A command is tried twice and
+ends within twice `TIMEOUT` seconds.
 """
 
 import base64
@@ -21,7 +21,7 @@ from kombu.compression import compress
 from kombu.serialization import dumps
 
 HEADER = "celeriac_seq"
-TIMEOUT = 2.0
+TIMEOUT = 1.0
 BREAK_SECONDS = 2.0
 
 _clients: dict[tuple[int, int], Any] = {}
@@ -154,9 +154,7 @@ def client(app: Celery) -> Any:
     return _clients[key][0]
 
 
-def push(
-    app: Celery, messages: Iterable[tuple[str, str, int | None]], front: bool = False
-) -> None:
+def push(app: Celery, messages: Iterable[tuple[str, str, int | None]], front: bool = False) -> None:
     """Push (list, message, seq) in one round trip, to the end of the queue or its front."""
     pipe = client(app).pipeline(transaction=False)
     add = pipe.rpush if front else pipe.lpush  # workers pop on the right
@@ -166,12 +164,12 @@ def push(
 
 
 def reachable() -> bool:
-    """Whether no push failed within the last BREAK_SECONDS."""
+    """Whether no publish failed within the last BREAK_SECONDS; so an outage costs few waits."""
     return time.monotonic() >= _broken_until
 
 
 def publish(app: Celery, message: Message, seq: int) -> str:
-    """Push one message; returns "" or why not. Never raises, waits at most TIMEOUT."""
+    """Push one message; returns "" or why not."""
     global _broken_until
     if not reachable():
         return "the broker did not answer a moment ago"

@@ -158,9 +158,10 @@ def composed(app: Celery, signature: Any, task_id: str) -> Message:
 
 
 @safely
-def on_unknown(message: Any = None, exc: Any = None, name: str = "", id: str = "", **_: Any) -> None:  # noqa: A002
+def on_unknown(message: Any = None, name: str = "", **told: Any) -> None:
     """No task of that name: a durable one is sent again, it may be new to this worker only."""
-    unread(message, id, name, "unknown", f"No task named {name!r} is known to this worker.")
+    error = f"No task named {name!r} is known to this worker."
+    unread(message, told.get("id", ""), name, "unknown", error)
 
 
 @safely
@@ -243,5 +244,3 @@ def fresh(text: str) -> str:
     if "retries" in message["headers"]:
         message["headers"]["retries"] = 0
     return json.dumps(message)
-
-

@@ -26,7 +26,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from celery.canvas import group, maybe_signature
+from celery.canvas import _chain, group, maybe_signature
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore, ImproperlyConfigured, Retry
 from celery.result import AsyncResult
@@ -289,6 +289,8 @@ def is_durable(app: Any, signature: Any) -> bool:
     """Whether calling the signature writes rows only."""
     if isinstance(signature, group):
         return all(is_durable(app, part) for part in signature.tasks)
+    if isinstance(signature, _chain):
+        return bool(signature.tasks) and is_durable(app, signature.tasks[0])
     task = app.tasks.get(signature.task)
     return bool(isinstance(task, Task) and signature.options.get("durable", task.durable))
 

@@ -290,10 +290,22 @@ class Keeper:
                                      "letter now", task, task_id, sends - 1)  # fmt: skip
                 if alive:
                     # The statement has committed: a copy that comes at once finds its row free.
-                    broker.push(self.app, sorted(alive, key=lambda r: -r[2]), front=True)
+                    self.push(sorted(alive, key=lambda r: -r[2]), front=True)
                     logger.warning("Sent %s tasks of %s again", len(alive), name.split("\x06")[0])
                 if len(rows) < RESEND_BATCH:
                     break
+
+    def push(self, rows: list[tuple[Any, ...]], front: bool = False) -> None:
+        """Push rows that were just marked as sent; if that fails, it does not count."""
+        try:
+            broker.push(self.app, rows, front)
+        except Exception:
+            # A full or read-only Redis must not use up the sends of good tasks.
+            self.execute(
+                "UPDATE celeriac_outbox SET sends = sends - 1 WHERE seq = ANY(%s) AND sends > 0",
+                [row[2] for row in rows],
+            )
+            raise
 
     def max_sends(self, task: str) -> int:
         return getattr(self.app.tasks.get(task), "max_sends", MAX_SENDS)
@@ -304,7 +316,7 @@ class Keeper:
             broker.client(self.app).ping()  # a row is marked before it is pushed
             rows = self.fetch(RELAY, BATCH)
             if rows:
-                broker.push(self.app, sorted(rows, key=lambda row: row[2]))
+                self.push(sorted(rows, key=lambda row: row[2]))
             if len(rows) < BATCH:
                 return
 

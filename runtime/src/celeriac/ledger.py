@@ -40,9 +40,7 @@ def fetch(sql: str, parameters: Sequence[Any], using: Any = None) -> list[tuple[
         return cursor.fetchall()
 
 
-def insert(
-    task_id: str, task: str, message: Message, due_at: datetime | None, sent: bool
-) -> int:
+def insert(task_id: str, task: str, message: Message, due_at: datetime | None, sent: bool) -> int:
     """Owe a task: one row in the caller's transaction. Returns its seq."""
     rows = fetch(
         "INSERT INTO celeriac_outbox"

@@ -4,6 +4,7 @@ import os
 import signal
 
 from celery.app import trace
+
 from jobs.tasks import marks
 
 build = trace.build_tracer
