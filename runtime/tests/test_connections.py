@@ -218,7 +218,7 @@ def test_a_restart_of_postgresql_between_tasks_fails_none(database_worker, look,
     before = look(*range(3))
     server.stop()
     send(IDLE)
-    wait_for(lambda: "jobs.database.idle" in service.log() and "succeeded" in service.log(), 5)
+    wait_for(lambda: re.search(r"database\.idle\[\S+ succeeded", service.log()), 5, "the idle task")
     server.start()
     after = look(*range(3, 9))
     assert backends(before) == backends(after) == 1
