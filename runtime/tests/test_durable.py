@@ -106,6 +106,20 @@ def test_a_call_is_part_of_the_callers_transaction(ledger, broker):
     assert broker.client.llen("default") == 2
 
 
+def test_one_setting_makes_every_task_durable(worker, ledger, broker):
+    env = {"PROJECT_TASK_CLS": "celeriac.Task"}
+    ledger.run(
+        "from jobs.tasks import work\nassert isinstance(work, d.Task)\nwork.delay(7)\n"
+        "work.apply_async((8,), durable=False)",
+        **env,
+    )
+    assert ledger.outbox() == 1
+    assert broker.client.llen("default") == 2
+    worker("prefork", 2, **env).ready()
+    ledger.settled()
+    wait_for(lambda: broker.marks.hgetall("done") == {b"7": b"1", b"8": b"1"}, 5)
+
+
 @POOLS
 def test_effects_come_once_and_the_outbox_empties(worker, ledger, pool):
     worker(pool, 4, settings=LATE).ready()

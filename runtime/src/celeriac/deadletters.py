@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery import Celery, current_app, signals
-from celery.worker.consumer import Consumer
 from django.db import connections
 
 from celeriac import broker, ledger
@@ -40,6 +39,8 @@ def connect() -> None:
 
 def connect_undecodable() -> None:
     """Hear of messages that cannot be decoded, for which Celery has no signal."""
+    from celery.worker.consumer import Consumer
+
     on_decode_error = Consumer.on_decode_error
 
     def heard(self: Any, message: Any, exc: Exception) -> None:

@@ -21,8 +21,8 @@ the task are durable, not `app.send_task("name")`.
 
 import json
 import logging
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -181,22 +181,24 @@ class Task(DjangoTask):
         seq = request.get(HEADER)
         if request.is_eager or seq is None:
             return self.run(*args, **kwargs)
-        try:
-            if self.atomic:
-                return self.run_in_transaction(seq, args, kwargs)
-            return self.run_under_lock(seq, args, kwargs)
-        except Retry:
-            stash = request.get("celeriac_retry")
-            if stash is None:
+        run = self.run_in_transaction if self.atomic else self.run_under_lock
+        with self.owed_if_the_database_fails(seq):
+            try:
+                return run(seq, args, kwargs)
+            except Retry:
+                if stash := request.get("celeriac_retry"):
+                    ledger.reschedule(seq, request.id, *stash)
                 raise
-            with suppress_database_errors(self, seq):
-                ledger.reschedule(seq, request.id, *stash)
-            raise
+
+    @contextmanager
+    def owed_if_the_database_fails(self, seq: int) -> Iterator[None]:
+        """PostgreSQL went away, or gave up on this transaction: the keeper sends the row again."""
+        try:
+            yield
         except (OperationalError, InterfaceError) as error:
-            # PostgreSQL went away, or gave up on this transaction: the row is still owed.
-            logger.warning("%s[%s] will be sent again: %s", self.name, request.id, error)
+            logger.warning("%s[%s] will be sent again: %s", self.name, self.request.id, error)
             with suppress(OperationalError, InterfaceError):
-                ledger.note(seq, request.id, f"{type(error).__name__}: {error}")
+                ledger.note(seq, self.request.id, f"{type(error).__name__}: {error}")
             raise Ignore(str(error)) from error
 
     def run_in_transaction(self, seq: int, args: Any, kwargs: Any) -> Any:
@@ -267,22 +269,6 @@ class Task(DjangoTask):
             transaction.on_commit(
                 lambda: signature.apply_async((result,), **options), using=ledger.DATABASE
             )
-
-
-class suppress_database_errors:
-    """Turn an error of the database into "sent again": the row is still owed."""
-
-    def __init__(self, task: Task, seq: int) -> None:
-        self.task, self.seq = task, seq
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, _: Any) -> bool:
-        if isinstance(error, OperationalError | InterfaceError):
-            logger.warning("%s (%s) will be sent again: %s", self.task.name, self.seq, error)
-            raise Ignore(str(error)) from error
-        return False
 
 
 def is_durable(app: Any, signature: Any) -> bool:
