@@ -47,7 +47,6 @@ logger = get_logger("celeriac.beat")
 STANDBY_SECONDS = 0.5
 TICK_SECONDS = 5.0
 BROKER_SECONDS = 1.0
-REFUSED_FOR_NOW = {"OutOfMemoryError", "ReadOnlyError"}  # redis-py: a full broker, a failover
 RUN_SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "celeriac.beat")
 LEASE_SPACE = zlib.crc32(b"celeriac.beat") - 2**31
 
@@ -149,8 +148,15 @@ def scheduler_class(app: Celery) -> type:
 
 
 def broker_is_away(error: BaseException | None) -> bool:
-    """Whether a publish failed for a reason that goes away by itself."""
-    return isinstance(error, OperationalError) or type(error).__name__ in REFUSED_FOR_NOW
+    """Whether a publish failed for a reason that goes away by itself, and is not the run's own.
+
+    kombu raises OperationalError for a broker that does not answer, and for each of Redis's
+    error replies: full, read-only, loading; but also for a queue that this run may not use.
+    """
+    if not isinstance(error, OperationalError):
+        return False
+    forbidden = type(error.__cause__).__name__ == "NoPermissionError"
+    return not forbidden and not str(error).startswith("WRONGTYPE")
 
 
 class LeaderScheduler:
