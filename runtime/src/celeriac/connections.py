@@ -40,7 +40,6 @@ logger = get_logger("celeriac.connections")
 DEFAULT_SECONDS = 60.0
 IDLE_SECONDS = 5.0
 POOLS = {"prefork", "solo", "thread"}
-IN_NO_TRANSACTION = 0  # libpq's PQTRANS_IDLE
 
 
 def max_age_from_env(name: str = "CELERIAC_CONN_MAX_AGE") -> float | None:
@@ -118,14 +117,10 @@ class Kept:
         from django.db.backends.signals import connection_created
 
         connection = self.connection
-        if connection.in_atomic_block or not connection.autocommit:
-            return False
-        if self.session.info.transaction_status != IN_NO_TRANSACTION:
-            return False
         try:
             with connection.wrap_database_errors:
                 with self.session.cursor() as cursor:
-                    cursor.execute("DISCARD ALL")
+                    cursor.execute("DISCARD ALL")  # an error inside a transaction
                 connection.init_connection_state()
             connection_created.send(sender=type(connection), connection=connection)
         except Error as error:
