@@ -252,8 +252,10 @@ def test_copies_of_a_message_have_one_effect(worker, ledger, broker, pool, task)
 def test_a_long_task_on_a_live_worker_is_never_started_twice(worker, ledger, pool, task):
     worker(pool, 1, settings=LATE).ready()
     other = worker(pool, 1, settings=LATE).ready()
-    ledger.run(f"d.{task}.delay('long', 8)\nfor n in range(20): d.work.delay(f'{{n}}', 0.1)")
+    ledger.run(f"d.{task}.delay('long', 14)\nfor n in range(20): d.work.delay(f'{{n}}', 0.1)")
     wait_for(lambda: len(ledger.effects()) >= 20, 20)  # the head is far behind the long one
+    time.sleep(3)
+    assert ledger.query("SELECT sends FROM celeriac_outbox") == [(1,)], "it was sent again"
     ledger.settled(20)
     assert ledger.starts("long") == 1, other.log()
     assert ledger.effects()["long"] == 1
@@ -303,20 +305,28 @@ def test_a_killed_childs_task_runs_again_on_the_same_worker(worker, ledger, brok
     assert ledger.effects() == {"x": 1}
 
 
-def test_a_child_does_not_keep_its_dead_workers_session_open(worker, ledger):
-    service = worker("prefork", 2, settings=LATE).ready()
-    ledger.run("d.work.delay('x', 60)")
-    wait_for(lambda: ledger.starts("x"), 10)
-    keepers = (
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+def sockets_of(pid):
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
+
+
+def test_a_child_does_not_share_its_workers_session(worker, ledger, broker):
+    """Or the session, with its locks, would live as long as the child."""
+    service = worker("prefork", 1, settings=LATE).ready()
+    keeper = (
+        "SELECT client_port FROM pg_stat_activity WHERE datname = current_database()"
         " AND starts_with(application_name, 'celeriac-keeper')"
     )
-    wait_for(lambda: ledger.query(keepers) == [(1,)], 5)
-    # A new child, forked from a process whose keeper has its session.
-    os.kill(int(ledger.broker.marks.lindex("starts:x", 0)), signal.SIGKILL)
-    wait_for(lambda: ledger.starts("x") == 2, 15)
-    os.kill(service.pid, signal.SIGKILL)
-    wait_for(lambda: ledger.query(keepers) == [(0,)], 1)
+    ((port,),) = wait_for(lambda: ledger.query(keeper), 5)
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (inode,) = (row[9] for row in rows if row[1].endswith(f":{port:04X}"))
+    assert inode in sockets_of(service.pid)
+    ledger.run("d.work.delay('x', 30)")
+    wait_for(lambda: ledger.starts("x"), 10)
+    os.kill(int(broker.marks.lindex("starts:x", 0)), signal.SIGKILL)
+    wait_for(lambda: ledger.starts("x") == 2, 15)  # in a child that was forked just now
+    assert inode not in sockets_of(int(broker.marks.lindex("starts:x", -1)))
+    assert inode in sockets_of(service.pid)
 
 
 @POOLS
@@ -489,6 +499,13 @@ def test_a_chain_survives_a_kill_right_after_the_commit(worker, ledger, broker):
     wait_for(lambda: len(ledger.effects()) == 2, 15)
     ledger.settled()
     assert ledger.effects() == {"1+2": 1, "3+3": 1}
+
+
+def test_an_asynchronous_commit_is_for_that_task_only(worker, ledger):
+    worker("prefork", 1, settings=LATE).ready()
+    ledger.run("d.quick.delay('quick'); d.add.delay(1, 1); d.quick.delay('again')")
+    ledger.settled()
+    assert ledger.effects() == {"quick: off": 1, "1+1": 1, "again: off": 1}
 
 
 @POOLS

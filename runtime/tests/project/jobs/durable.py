@@ -64,6 +64,13 @@ def add(x, y):
     return x + y
 
 
+@shared_task(base=Task, async_commit=True)
+def quick(name):
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        effect(f"{name}: {cursor.fetchone()[0]}")
+
+
 @shared_task
 def plain_failure(name):
     raise KeyError(name)
