@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from ast import literal_eval
 
 import psycopg
 import pytest
@@ -122,6 +123,97 @@ def test_a_run_that_is_due_waits_for_a_broker_that_is_not_there_yet(beat, broker
     assert leader.manager.since(waiting, "WATCHDOG")
     broker.start()
     wait_for(lambda: ticks(broker, leader), 10)
+
+
+def every(seconds, *names):
+    """A schedule of one entry for each name, which is also its argument."""
+    return {
+        name: {"task": "jobs.tasks.work", "schedule": seconds, "args": [name]} for name in names
+    }
+
+
+def names_in_order(broker):
+    return [literal_eval(m["argsrepr"])[0] for m in reversed(ticks(broker))]
+
+
+def test_runs_that_fall_due_while_the_broker_is_down_are_sent_once_and_in_order(beat, broker):
+    leader = beat(schedule=every(4, "a", "b"), WATCHDOG_USEC="4000000").ready()
+    wait_for(lambda: len(ticks(broker)) == 2, 10)
+    first = time.monotonic()
+    broker.stop()
+    wait_for(lambda: "Keeping the due run of a" in leader.log(), 10)
+    waiting = time.monotonic()
+    wait_for(lambda: leader.manager.since(waiting, "WATCHDOG"), 3)
+    broker.start()
+    wait_for(lambda: len(ticks(broker)) == 4, 3)
+    assert time.monotonic() - first < 7.5, "sent when the broker was back, before the next run"
+    assert names_in_order(broker) == ["a", "b", "a", "b"]
+    wait_for(lambda: len(ticks(broker)) == 5, 5)
+    assert names_in_order(broker)[4] == "a"
+    assert 7.5 < time.monotonic() - first < 9, "a's schedule goes on from when its run was due"
+    assert len({m["id"] for m in ticks(broker)}) == 5
+
+
+def test_a_run_waits_for_a_broker_that_is_full(beat, broker):
+    leader = beat(schedule=every(2, "a")).ready()
+    wait_for(lambda: len(ticks(broker)) == 1, 10)
+    broker.client.config_set("maxmemory", 1)
+    wait_for(lambda: "Keeping the due run of a" in leader.log(), 10)
+    assert len(ticks(broker)) == 1
+    broker.client.config_set("maxmemory", 0)
+    wait_for(lambda: len(ticks(broker)) >= 2, 3)
+
+
+@pytest.mark.parametrize("options", [{"serializer": "nonsense"}, {"queue": "forbidden"}])
+def test_a_run_that_can_never_be_sent_does_not_stop_the_others(beat, broker, options):
+    schedule = every(0.5, "a", "b")
+    schedule["a"]["options"] = options
+    limit = ["ACL", "SETUSER", "default", "resetkeys"]
+    broker.client.execute_command(*limit, "~default*", "~_kombu*")
+    try:
+        leader = beat(schedule=schedule).ready()
+        wait_for(lambda: names_in_order(broker)[:3] == ["b", "b", "b"], 20)
+        assert "Couldn't apply scheduled task a" in leader.log()
+        assert "Keeping the due run" not in leader.log()
+    finally:
+        broker.client.execute_command(*limit, "~*")
+
+
+@pytest.mark.parametrize(("end", "status"), [(signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+def test_a_beat_that_ends_while_it_waits_leaves_the_run_due(beat, broker, database, end, status):
+    row = "SELECT total_run_count FROM django_celery_beat_periodictask WHERE name = 'a'"
+    with psycopg.connect(database, autocommit=True) as server:
+        first = beat(scheduler="", schedule=every(3, "a")).ready()
+        wait_for(lambda: len(ticks(broker)) == 1, 10)
+        broker.stop()
+        wait_for(lambda: "Keeping the due run of a" in first.log(), 10)
+        first.process.send_signal(end)
+        assert first.wait(5) == status
+        assert server.execute(row).fetchone() == (1,)
+        broker.start()
+        beat(scheduler="", schedule=every(3, "a")).ready()
+        wait_for(lambda: len(ticks(broker)) == 2, 2)
+        server.execute("TRUNCATE django_celery_beat_periodictask CASCADE")
+
+
+def test_a_run_that_was_sent_but_not_saved_is_sent_again_with_the_same_id(beat, broker, database):
+    table = "django_celery_beat_periodictask"
+    read = f"SELECT last_run_at, total_run_count FROM {table} WHERE name = 'a'"
+    with psycopg.connect(database, autocommit=True) as server:
+        first = beat(scheduler="", schedule=every(2, "a")).ready()
+        wait_for(lambda: (server.execute(read).fetchone() or (0, 0))[1] == 1, 10)
+        saved = server.execute(read).fetchone()
+        wait_for(lambda: len(ticks(broker)) == 2, 5)
+        first.process.kill()
+        # As if the kill had come before the second save.
+        server.execute(
+            f"UPDATE {table} SET last_run_at = %s, total_run_count = %s WHERE name = 'a'", saved
+        )
+        beat(scheduler="", schedule=every(2, "a")).ready()
+        wait_for(lambda: len(ticks(broker)) >= 3, 3)
+        ids = [m["id"] for m in reversed(ticks(broker))]
+        assert ids[0] != ids[1] == ids[2]
+        server.execute(f"TRUNCATE {table} CASCADE")
 
 
 def test_another_database_is_refused_by_name(beat):

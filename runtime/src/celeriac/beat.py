@@ -8,27 +8,37 @@ app uses; every other Beat waits as a standby. Guarantees:
   never ticks again. A dead leader's lease is free as soon as PostgreSQL sees its
   connection end: at once for a dead process, about 15 s for a dead host.
 - SIGTERM never interrupts a tick, and each run is saved right after it was sent.
+- A run that is due while the broker is away waits for it, and the runs behind it wait in
+  order; then it is sent and saved. A Beat that stops or dies meanwhile leaves it due.
+- Every run has a task id made of the app, the entry, and its previous run, so that the
+  same run has the same id however often and by whichever Beat it is sent.
 
 Limits: the lease needs a session of its own, so `default` must reach PostgreSQL
 directly or through a session pooler, never through a transaction pooler. A kill between
-sending a run and saving it repeats that one run. While the broker is away a due run is
-lost, as in stock Celery, unless Beat has not connected yet: then it waits.
+sending a run and saving it, or a connection that breaks between the broker's taking a run
+and its answer, sends that one run again, with the same id; so does nothing else. An entry
+that was due several times during an outage runs once, as after any pause of Beat. An entry
+that sets its own `task_id` keeps it, and a scheduler that saves nothing
+(celery.beat:Scheduler) gives each Beat ids of its own.
 """
 
+import heapq
 import os
 import signal
 import socket
 import time
+import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
-from celery.beat import PersistentScheduler
+from celery.beat import PersistentScheduler, SchedulingError
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.imports import load_extension_class_names, symbol_by_name
 from celery.utils.log import get_logger
+from kombu.exceptions import OperationalError
 
 from celeriac import notify
 
@@ -36,6 +46,8 @@ logger = get_logger("celeriac.beat")
 
 STANDBY_SECONDS = 0.5
 TICK_SECONDS = 5.0
+BROKER_SECONDS = 1.0
+RUN_SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "celeriac.beat")
 LEASE_SPACE = zlib.crc32(b"celeriac.beat") - 2**31
 
 
@@ -135,6 +147,18 @@ def scheduler_class(app: Celery) -> type:
     return PersistentScheduler
 
 
+def broker_is_away(error: BaseException | None) -> bool:
+    """Whether a publish failed for a reason that goes away by itself, and is not the run's own.
+
+    kombu raises OperationalError for a broker that does not answer, and for each of Redis's
+    error replies: full, read-only, loading; but also for a queue that this run may not use.
+    """
+    if not isinstance(error, OperationalError):
+        return False
+    forbidden = type(error.__cause__).__name__ == "NoPermissionError"
+    return not forbidden and not str(error).startswith("WRONGTYPE")
+
+
 class LeaderScheduler:
     """The app's own scheduler, built and ticked only while the lease is held.
 
@@ -146,6 +170,8 @@ class LeaderScheduler:
         self.app = app
         self.busy = False
         self.stopping = False
+        self.waited = False  # for the broker, with the run that is being sent
+        self.late = ""  # the entry whose run was sent after a wait
         inner_class = scheduler_class(app)
         if not lazy:
             app.conf.beat_sync_every = 1
@@ -154,6 +180,7 @@ class LeaderScheduler:
         self.inner = inner_class(app=app, lazy=lazy, **options)
         if not lazy:
             self.inner._ensure_connected = self.connect_to_broker
+            self.publish, self.inner.apply_async = self.inner.apply_async, self.apply_async
             self.take_signals()
             watchdog = notify.watchdog_seconds()
             self.longest_sleep = min(TICK_SECONDS, watchdog / 4) if watchdog else TICK_SECONDS
@@ -227,7 +254,20 @@ class LeaderScheduler:
             self.verify()
             notify.send("WATCHDOG=1")
             delay = self.inner.tick()
+            if self.late:
+                self.recount()
+                delay = 0
         return min(delay, self.longest_sleep)
+
+    def recount(self) -> None:
+        """Count the delay of the run after one that waited from its own time, not from now."""
+        heap = getattr(self.inner, "_heap", None) or []
+        for index, event in enumerate(heap):
+            if event.entry.name == self.late:
+                due, delay = self.inner.is_due(event.entry)
+                heap[index] = event._replace(time=self.inner._when(event.entry, not due and delay))
+        heapq.heapify(heap)
+        self.late = ""
 
     def verify(self) -> None:
         """Return if the lease is held; otherwise end the process without saving anything."""
@@ -253,19 +293,61 @@ class LeaderScheduler:
         """
 
         def waiting(error: Exception, interval: float) -> None:
+            self.waited = True
             logger.error("Beat cannot reach the broker: %s. Trying again.", error)
             notify.send("STATUS=leading: waiting for the broker")
 
-        def still_alive() -> None:
-            if self.stopping:
-                os._exit(0)
-            self.verify()
-            notify.send("WATCHDOG=1")
-
-        connection = self.inner.connection
-        connection = connection.ensure_connection(waiting, None, callback=still_alive)
+        connection = self.inner.connection.ensure_connection(
+            waiting,
+            interval_start=BROKER_SECONDS,
+            interval_max=BROKER_SECONDS,
+            callback=self.still_waiting,
+        )
         notify.send(f"STATUS=leading: {type(self.inner).__name__} is ticking")
         return connection
+
+    def still_waiting(self) -> None:
+        """Between two attempts: stop if asked to, without saving; else go on as the leader."""
+        if self.stopping:
+            os._exit(0)
+        self.verify()
+        notify.send("WATCHDOG=1")
+
+    def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kw: Any) -> Any:
+        """Send one run, for as long as the broker is away, and only then save it.
+
+        Any other error is the entry's own: it is raised as SchedulingError, and Celery logs
+        it and goes on with the next run.
+        """
+        if advance:
+            self.inner.reserve(entry)
+        options, entry.options = entry.options, {"task_id": self.run_id(entry)} | entry.options
+        should_sync, self.inner.should_sync = self.inner.should_sync, lambda: False
+        try:
+            while True:
+                try:
+                    return self.publish(entry, producer=self.inner.producer, advance=False, **kw)
+                except SchedulingError as error:
+                    if not broker_is_away(error.__context__):
+                        raise
+                    logger.error("Keeping the due run of %s: %s", entry.name, error)
+                self.waited = True
+                notify.send("STATUS=leading: waiting for the broker")
+                self.inner.__dict__.pop("producer", None)  # its channel is gone
+                time.sleep(BROKER_SECONDS)
+                self.still_waiting()
+        finally:
+            entry.options = options
+            del self.inner.should_sync
+            if self.waited:
+                self.late, self.waited = entry.name, False
+            if should_sync():
+                self.inner._do_sync()
+
+    def run_id(self, entry: Any) -> str:
+        """The task id of the run that `entry` is due for."""
+        previous = entry.last_run_at.timestamp(), entry.total_run_count
+        return str(uuid.uuid5(RUN_SPACE, repr((self.app.main, entry.name, *previous))))
 
     def _do_sync(self) -> None:
         with self.uninterrupted():

@@ -30,7 +30,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.worker import state
 from celery.worker.consumer import consumer as consumer_module
 
-from celeriac import notify
+from celeriac import connections, notify
 
 QUIET_SECONDS = 0.3
 POLL_SECONDS = 0.1
@@ -67,6 +67,15 @@ def native(module: str, name: str) -> Callable[..., Any]:
 
 def tasks(count: int) -> str:
     return f"{count} task{'' if count == 1 else 's'} running"
+
+
+def has_tables() -> bool:
+    """Whether the project has opted in to durable tasks and dead letters."""
+    if "django" not in sys.modules:
+        return False
+    from django.apps import apps
+
+    return apps.ready and apps.is_installed("celeriac")
 
 
 class Supervisor:
@@ -280,12 +289,21 @@ class Supervisor:
 
 
 @signals.worker_init.connect(weak=False)
-def announce(**_: Any) -> None:
-    """Say why the unit is still starting."""
+def announce(sender: Any, **_: Any) -> None:
+    """Say why the unit is still starting, and keep database connections across tasks."""
+    connections.attach(sender)
     notify.send("STATUS=starting: connecting to the broker")
+    if has_tables():
+        from celeriac import deadletters
+
+        deadletters.connect_undecodable()
 
 
 @signals.worker_ready.connect(weak=False)
 def supervise(sender: Any, **_: Any) -> None:
-    """Start supervising when the worker has subscribed to its queues."""
+    """Start supervising, and looking after durable tasks, when the worker has subscribed."""
     Supervisor(sender).install()
+    if has_tables():
+        from celeriac.keeper import Keeper
+
+        Keeper(sender.app, sender.hostname, sender).start()

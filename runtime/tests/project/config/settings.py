@@ -7,9 +7,10 @@ from urllib.parse import urlparse
 SECRET_KEY = "only for tests"
 ALLOWED_HOSTS = ["example.org"]
 ROOT_URLCONF = "config.urls"
-INSTALLED_APPS = ["django.contrib.contenttypes", "django_celery_beat", "jobs"]
+INSTALLED_APPS = ["django.contrib.contenttypes", "django_celery_beat", "celeriac", "jobs"]
 MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
 USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 _url = urlparse(os.environ["DATABASE_URL"])
 DATABASES = {

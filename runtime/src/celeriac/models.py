@@ -1,0 +1,96 @@
+"""Four tables: tasks that are owed, tasks that died, workers, and heads of queues.
+
+For people and the admin; the hot paths speak SQL (see ledger.py and keeper.py).
+"""
+
+import json
+from typing import Any
+
+from django.db import models
+from django.db.models import Q
+
+
+class Letter(models.Model):
+    """A message as it goes to Redis, with what people want to know about it."""
+
+    task_id = models.CharField(max_length=255)
+    task = models.CharField(max_length=255)
+    queue = models.CharField(max_length=255, help_text="The list in Redis: queue and priority.")
+    message = models.TextField()
+    error = models.TextField(blank=True)
+
+    class Meta:
+        abstract = True
+
+    def __str__(self) -> str:
+        return f"{self.task}[{self.task_id}]"
+
+    def header(self, name: str) -> Any:
+        try:
+            return json.loads(self.message)["headers"].get(name)
+        except (ValueError, KeyError, AttributeError):
+            return None
+
+    def arguments(self) -> str:
+        """The arguments as Celery shows them, shortened by it."""
+        return f"{self.header('argsrepr') or '()'} {self.header('kwargsrepr') or '{}'}"
+
+
+class Outbox(Letter):
+    """A task that is owed: its row goes in the same transaction as its effect comes.
+
+    `seq` is the order of sending; a task that is sent anew from the end of the queue
+    (after a retry, or when it came due) gets a new one, so that older copies are void.
+    """
+
+    seq = models.BigAutoField(primary_key=True)
+    due_at = models.DateTimeField()
+    sent_at = models.DateTimeField(null=True)
+    sends = models.PositiveSmallIntegerField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = "task in the outbox"
+        verbose_name_plural = "outbox"
+        indexes = [
+            models.Index(
+                fields=["due_at"], name="celeriac_outbox_due", condition=Q(sent_at__isnull=True)
+            ),
+            models.Index(
+                fields=["queue", "seq"],
+                name="celeriac_outbox_sent",
+                condition=Q(sent_at__isnull=False),
+            ),
+        ]
+
+
+class Dead(Letter):
+    """A task that will not run again by itself. Kept until it is replayed or discarded."""
+
+    task_id = models.CharField(max_length=255, unique=True)
+    durable = models.BooleanField()
+    reason = models.CharField(max_length=32)
+    deaths = models.PositiveIntegerField(default=1)
+    died_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = "dead letter"
+
+
+class Worker(models.Model):
+    """A worker, and what it has taken from its queues but not started."""
+
+    name = models.CharField(max_length=255)
+    seen_at = models.DateTimeField()
+    held = models.JSONField()
+
+
+class Head(models.Model):
+    """The lowest `seq` that was still waiting in a queue at a moment."""
+
+    queue = models.CharField(max_length=255)
+    at = models.DateTimeField()
+    seq = models.BigIntegerField()
+
+    class Meta:
+        indexes = [models.Index(fields=["queue", "at"], name="celeriac_head_at")]

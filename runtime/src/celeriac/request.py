@@ -1,0 +1,29 @@
+"""What a worker's main process does when the child of a durable task has died."""
+
+from typing import Any
+
+from billiard.einfo import ExceptionWithTraceback
+from billiard.exceptions import Terminated, WorkerLostError
+from celery.worker import request, state
+
+from celeriac.broker import HEADER
+
+
+class Request(request.Request):
+    """A lost child is no failure: the row is still owed, and the keeper sends it again."""
+
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> Any:
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        lost = isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) or (
+            isinstance(error, Terminated) and self.id not in state.revoked
+        )
+        if self._request_dict.get(HEADER) is None or not lost:
+            return super().on_failure(exc_info, send_failed_event, return_ok)
+        state.task_ready(self)
+        if self.task.acks_late:
+            self.acknowledge()
+        return None

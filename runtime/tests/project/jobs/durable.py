@@ -1,0 +1,81 @@
+"""Durable tasks whose effect is a row: how many rows there are tells how often they ran."""
+
+import os
+import signal
+import time
+
+from celery import shared_task
+from django.db import connection
+
+from celeriac import Task
+
+from .tasks import marks
+
+
+def effect(name: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO jobs_effect (name, pid) VALUES (%s, %s)", [name, os.getpid()])
+
+
+@shared_task(base=Task, bind=True)
+def work(self, name, seconds=0.0):
+    marks().rpush(f"starts:{name}", os.getpid())
+    effect(name)
+    time.sleep(seconds)
+    return name
+
+
+@shared_task(base=Task, bind=True, atomic=False)
+def long(self, name, seconds=0.0):
+    marks().rpush(f"starts:{name}", os.getpid())
+    time.sleep(seconds)
+    effect(name)
+
+
+@shared_task(base=Task, bind=True, max_retries=3, default_retry_delay=0.2)
+def flaky(self, name, failures):
+    effect(f"{name}:{self.request.retries}")
+    if self.request.retries < failures:
+        raise self.retry(exc=ValueError(f"attempt {self.request.retries}"))
+    effect(name)
+
+
+@shared_task(base=Task)
+def fail(name):
+    effect(name)
+    raise ValueError(f"{name} is not for sale")
+
+
+@shared_task(base=Task, max_sends=2)
+def poison(name):
+    marks().rpush(f"starts:{name}", os.getpid())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@shared_task(base=Task, time_limit=1)
+def stuck(name):
+    effect(name)
+    time.sleep(30)
+
+
+@shared_task(base=Task)
+def add(x, y):
+    effect(f"{x}+{y}")
+    return x + y
+
+
+@shared_task(base=Task, async_commit=True)
+def quick(name):
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        effect(f"{name}: {cursor.fetchone()[0]}")
+
+
+@shared_task
+def plain_failure(name):
+    raise KeyError(name)
+
+
+@shared_task
+def plain(result):
+    marks().rpush("plain", str(result))

@@ -1,0 +1,606 @@
+"""Durable tasks: real workers, real kills; a row in jobs_effect is the effect."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+from conftest import PROJECT, environment, wait_for
+
+POOLS = pytest.mark.parametrize("pool", ["prefork", "gevent"])
+LATE = {"CELERY_BROKER_TRANSPORT_OPTIONS": {"visibility_timeout": 3600, "max_connections": 100}}
+
+
+class Ledger:
+    """What the database says, and a Django shell that owes tasks."""
+
+    def __init__(self, url, broker):
+        self.url, self.broker = url, broker
+        self.server = psycopg.connect(url, autocommit=True)
+
+    def query(self, sql, *parameters):
+        return self.server.execute(sql, parameters).fetchall()
+
+    def effects(self):
+        return Counter(name for (name,) in self.query("SELECT name FROM jobs_effect"))
+
+    def outbox(self):
+        return self.query("SELECT count(*) FROM celeriac_outbox")[0][0]
+
+    def dead(self):
+        return self.query("SELECT task, reason, error, durable, task_id FROM celeriac_dead")
+
+    def run(self, code, *arguments, **env):
+        """Run Python in the project, with `d` the durable tasks."""
+        setup = (
+            "import os, sys, time, django; django.setup()\n"
+            "from config.celery import app; app.loader.import_default_modules()\n"
+            "from jobs import durable as d; from jobs.tasks import marks\n"
+            "from celery import chain, chord, group; from django.db import transaction\n"
+            "from celeriac import enqueue_many\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", setup + code, *arguments],
+            cwd=PROJECT,
+            env=self.env() | env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def manage(self, *arguments):
+        command = [sys.executable, "-m", "django", "celeriac", *arguments]
+        return subprocess.run(
+            command, cwd=PROJECT, env=self.env(), capture_output=True, text=True, timeout=60
+        )
+
+    def env(self):
+        return environment(
+            DATABASE_URL=self.url,
+            CELERY_BROKER_URL=self.broker.url,
+            MARKS_URL=self.broker.marks_url,
+        )
+
+    def starts(self, name):
+        return self.broker.marks.llen(f"starts:{name}")
+
+    def settled(self, seconds=20):
+        wait_for(lambda: self.outbox() == 0, seconds, "an empty outbox")
+
+
+@pytest.fixture
+def ledger(database, broker):
+    it = Ledger(database, broker)
+    tables = "jobs_effect, celeriac_outbox, celeriac_dead, celeriac_worker, celeriac_head"
+    it.server.execute(f"TRUNCATE {tables}")
+    yield it
+    it.server.close()
+
+
+# -- the caller --------------------------------------------------------------------------
+
+
+def test_a_call_is_part_of_the_callers_transaction(ledger, broker):
+    ledger.run(
+        "with transaction.atomic(): d.work.delay('kept')\n"
+        "try:\n"
+        "    with transaction.atomic(): d.work.delay('undone'); 1/0\n"
+        "except ZeroDivisionError: pass\n"
+        "with transaction.atomic():\n"
+        "    d.work.delay_on_commit('also kept')\n"
+        "    assert marks().connection_pool and app.connection().default_channel.client"
+        ".llen('default') == 1, 'published before the commit'"
+    )
+    assert ledger.outbox() == 2
+    assert broker.client.llen("default") == 2
+
+
+def test_one_setting_makes_every_task_durable(worker, ledger, broker):
+    env = {"PROJECT_TASK_CLS": "celeriac.Task"}
+    ledger.run(
+        "from jobs.tasks import work\nassert isinstance(work, d.Task)\nwork.delay(7)\n"
+        "work.apply_async((8,), durable=False)",
+        **env,
+    )
+    assert ledger.outbox() == 1
+    assert broker.client.llen("default") == 2
+    worker("prefork", 2, **env).ready()
+    ledger.settled()
+    wait_for(lambda: broker.marks.hgetall("done") == {b"7": b"1", b"8": b"1"}, 5)
+
+
+@POOLS
+def test_effects_come_once_and_the_outbox_empties(worker, ledger, pool):
+    worker(pool, 4, settings=LATE).ready()
+    ledger.run("for n in range(30): d.work.delay(f'one {n}')")
+    ledger.run("enqueue_many(d.work, [(f'many {n}',) for n in range(500)])")
+    ledger.settled()
+    effects = ledger.effects()
+    assert len(effects) == 530
+    assert set(effects.values()) == {1}
+
+
+def test_a_bulk_is_composed_as_celery_would(ledger, broker):
+    ledger.run(
+        "import json, base64\n"
+        "from celeriac.models import Outbox\n"
+        "enqueue_many(d.add, [(1, 2), {'x': 1, 'y': 2}, (3, 4)])\n"
+        "d.add.delay(3, 4)\n"
+        "a, b = [json.loads(m.message) for m in Outbox.objects.order_by('seq')[2:]]\n"
+        "assert a['body'] == b['body'], (base64.b64decode(a['body']), b)\n"
+        "skip = ('id', 'root_id', 'correlation_id')\n"
+        "for part in ('headers', 'properties'):\n"
+        "    one, other = ({k: v for k, v in m[part].items() if k not in skip} for m in (a, b))\n"
+        "    assert one == other, (one, other)\n"
+        "assert a['headers']['id'] == a['headers']['root_id'] == a['properties']['correlation_id']"
+    )
+
+
+def test_a_call_succeeds_while_the_broker_is_away_and_runs_when_it_is_back(worker, ledger, broker):
+    service = worker(settings=LATE).ready()
+    broker.stop()
+    took = float(
+        ledger.run(
+            "t = time.time()\n"
+            "for n in range(50):\n"
+            "    with transaction.atomic(): d.work.delay(f'{n}')\n"
+            "group(d.work.s('g1'), d.work.s('g2')).delay()\n"
+            "print(time.time() - t)"
+        )
+    )
+    assert took < 5
+    assert ledger.outbox() == 52
+    broker.start()
+    ledger.settled(30)
+    assert set(ledger.effects().values()) == {1}
+    assert len(ledger.effects()) == 52, service.log()
+
+
+def test_a_flushed_broker_loses_nothing(worker, ledger, broker):
+    ledger.run("for n in range(300): d.work.delay(f'{n}', 0.01)")
+    worker(settings=LATE).ready()
+    wait_for(lambda: len(ledger.effects()) > 20, 10)
+    broker.client.flushdb()
+    assert ledger.outbox() > 100, "nothing was left to lose"
+    ledger.settled(30)
+    assert len(ledger.effects()) == 300
+    assert set(ledger.effects().values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["chord([d.add.s(1, 1)], d.add.s(1)).delay()", "(group(d.add.s(1, 1)) | d.add.s(1)).delay()"],
+)
+def test_a_chord_is_refused_with_what_to_write_instead(ledger, call):
+    code = "try: " + call + "\nexcept Exception as error: print(error)\nelse: print('accepted')\n"
+    said = ledger.run(code, PROJECT_SETTINGS='{"CELERY_RESULT_BACKEND": "cache+memory://"}')
+    assert "cannot be the header of a chord" in said
+    assert "F('left') - 1" in said
+    assert ledger.outbox() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"INSTALLED_APPS": ["jobs"]}, "add 'celeriac' to INSTALLED_APPS"),
+        (
+            {
+                "DATABASES": {
+                    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+                }
+            },
+            "need PostgreSQL, but DATABASES['default'] is sqlite",
+        ),
+    ],
+)
+def test_what_it_cannot_work_with_is_refused_by_name(ledger, change, message):
+    import json
+
+    code = "try: d.add.delay(1, 1)\nexcept Exception as error: print(error)"
+    assert message in ledger.run(code, PROJECT_SETTINGS=json.dumps(change))
+
+
+def test_the_system_check_refuses_another_database(ledger):
+    import json
+
+    sqlite = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
+    done = subprocess.run(
+        [sys.executable, "-m", "django", "check"],
+        cwd=PROJECT,
+        env=ledger.env() | {"PROJECT_SETTINGS": json.dumps({"DATABASES": sqlite})},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "celeriac.E001" in done.stderr
+
+
+# -- the fence -------------------------------------------------------------------------------
+
+
+@POOLS
+@pytest.mark.parametrize("task", ["work", "long"])
+def test_copies_of_a_message_have_one_effect(worker, ledger, broker, pool, task):
+    ledger.run(f"d.{task}.delay('x', 1.5)")
+    message = broker.client.lindex("default", 0)
+    for _ in range(5):
+        broker.client.lpush("default", message)
+    worker(pool, 4, settings=LATE).ready()
+    wait_for(lambda: ledger.starts("x"), 10)
+    broker.client.lpush("default", message)  # while it runs
+    ledger.settled()
+    broker.client.lpush("default", message)  # when it is done
+    wait_for(lambda: broker.client.llen("default") == 0, 5)
+    time.sleep(1)
+    assert ledger.effects() == {"x": 1}
+    assert ledger.starts("x") == 1
+
+
+@POOLS
+@pytest.mark.parametrize("task", ["work", "long"])
+def test_a_long_task_on_a_live_worker_is_never_started_twice(worker, ledger, pool, task):
+    worker(pool, 1, settings=LATE).ready()
+    other = worker(pool, 1, settings=LATE).ready()
+    ledger.run(f"d.{task}.delay('long', 14)\nfor n in range(20): d.work.delay(f'{{n}}', 0.1)")
+    wait_for(lambda: len(ledger.effects()) >= 20, 20)  # the head is far behind the long one
+    time.sleep(3)
+    assert ledger.query("SELECT sends FROM celeriac_outbox") == [(1,)], "it was sent again"
+    ledger.settled(20)
+    assert ledger.starts("long") == 1, other.log()
+    assert ledger.effects()["long"] == 1
+
+
+def test_tasks_that_wait_inside_a_live_worker_are_not_sent_again(worker, ledger):
+    settings = LATE | {"CELERY_WORKER_PREFETCH_MULTIPLIER": 4}
+    service = worker("prefork", 1, settings=settings).ready()
+    ledger.run("d.work.delay('first', 6)\nfor n in range(3): d.work.delay(f'waiting {n}')")
+    wait_for(lambda: ledger.starts("first"), 10)
+    time.sleep(5)
+    assert set(ledger.query("SELECT sends FROM celeriac_outbox")) == {(1,)}
+    ledger.settled()
+    assert "again" not in service.log()
+
+
+# -- kills ---------------------------------------------------------------------------------------
+
+
+@POOLS
+@pytest.mark.parametrize("task", ["work", "long"])
+def test_a_killed_workers_task_runs_elsewhere_within_seconds(worker, ledger, pool, task):
+    doomed = worker(pool, 2, settings=LATE).ready()
+    ledger.run(f"d.{task}.delay('x', 20)\nfor n in range(3): d.work.delay(f'{{n}}', 3)")
+    wait_for(lambda: ledger.starts("x"), 10)
+    worker(pool, 4, settings=LATE).ready()
+    os.killpg(doomed.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    wait_for(lambda: ledger.starts("x") == 2, 8.9, "the second start")
+    print("started again after", time.monotonic() - killed)
+    ledger.settled(40)
+    assert ledger.effects() == {"x": 1, "0": 1, "1": 1, "2": 1}
+
+
+@pytest.mark.parametrize("task", ["work", "long"])
+def test_a_killed_childs_task_runs_again_on_the_same_worker(worker, ledger, broker, task):
+    service = worker("prefork", 2, settings=LATE).ready()
+    ledger.run(f"d.{task}.delay('x', 3)")
+    wait_for(lambda: ledger.starts("x"), 10)
+    os.kill(int(broker.marks.lindex("starts:x", 0)), signal.SIGKILL)
+    wait_for(lambda: ledger.starts("x") == 2, 8.9, "the second start")
+    ledger.settled()
+    assert ledger.effects() == {"x": 1}
+    time.sleep(11)  # the pool reports a lost child only now
+    assert ledger.dead() == []
+    assert broker.client.hlen("unacked") == 0, service.log()
+    assert ledger.effects() == {"x": 1}
+
+
+def sockets_of(pid):
+    links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()]
+    return {link[len("socket:[") : -1] for link in links if link.startswith("socket:[")}
+
+
+def test_a_child_does_not_share_its_workers_session(worker, ledger, broker):
+    """Or the session, with its locks, would live as long as the child."""
+    service = worker("prefork", 1, settings=LATE).ready()
+    keeper = (
+        "SELECT client_port FROM pg_stat_activity WHERE datname = current_database()"
+        " AND starts_with(application_name, 'celeriac-keeper')"
+    )
+    ((port,),) = wait_for(lambda: ledger.query(keeper), 5)
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    (inode,) = (row[9] for row in rows if row[1].endswith(f":{port:04X}"))
+    assert inode in sockets_of(service.pid)
+    ledger.run("d.work.delay('x', 30)")
+    wait_for(lambda: ledger.starts("x"), 10)
+    os.kill(int(broker.marks.lindex("starts:x", 0)), signal.SIGKILL)
+    wait_for(lambda: ledger.starts("x") == 2, 15)  # in a child that was forked just now
+    assert inode not in sockets_of(int(broker.marks.lindex("starts:x", -1)))
+    assert inode in sockets_of(service.pid)
+
+
+@POOLS
+def test_work_goes_on_after_a_restart_of_postgresql(worker, ledger, pool):
+    service = worker(pool, 2, settings=LATE).ready()
+    ledger.run("d.work.delay('x', 3)\nfor n in range(20): d.work.delay(f'{n}', 0.2)")
+    wait_for(lambda: ledger.starts("x"), 10)
+    ledger.server.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    ledger.settled(30)
+    effects = ledger.effects()
+    assert len(effects) == 21
+    assert set(effects.values()) == {1}
+    assert ledger.dead() == []
+    assert service.process.poll() is None
+    ledger.run("d.work.delay('after')")
+    ledger.settled()
+
+
+@pytest.fixture
+def own_server(tmp_path_factory):
+    """A PostgreSQL of the test's own, to be restarted: (URL, restart)."""
+    initdb = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not initdb:
+        pytest.skip("no PostgreSQL server programs")
+    binaries, user = initdb[-1].parent, "postgres" if os.geteuid() == 0 else None
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    folder = Path(tempfile.mkdtemp(prefix="celeriac-pg."))
+    if user:
+        shutil.chown(folder, user)
+
+    def call(program, *arguments):
+        command = [binaries / program, "-D", folder / "data", *arguments]
+        subprocess.run(command, user=user, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+    call("initdb", "-U", "celeriac", "-A", "trust", "--no-sync")
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
+    start = ["-w", "-o", options, "-l", folder / "log"]
+    call("pg_ctl", "start", *start)
+    yield (
+        f"postgres://celeriac:x@127.0.0.1:{port}/postgres",
+        lambda: (call("pg_ctl", "stop", "-m", "immediate"), call("pg_ctl", "start", *start)),
+    )
+    call("pg_ctl", "stop", "-m", "immediate")
+    shutil.rmtree(folder)
+
+
+@POOLS
+def test_a_crash_of_postgresql_loses_and_doubles_nothing(worker, own_server, broker, pool):
+    url, crash = own_server
+    command = [sys.executable, "-m", "django", "migrate", "--verbosity=0"]
+    subprocess.run(command, cwd=PROJECT, env=environment(DATABASE_URL=url), check=True)
+    ledger = Ledger(url, broker)
+    service = worker(pool, 2, settings=LATE, DATABASE_URL=url).ready()
+    ledger.run("for n in range(60): d.work.delay(f'{n}', 0.2)")
+    wait_for(lambda: len(ledger.effects()) > 5, 10)
+    crash()
+    ledger = Ledger(url, broker)
+    assert ledger.outbox() > 0, "nothing was left to lose"
+    ledger.settled(40)
+    assert len(ledger.effects()) == 60, service.log()
+    assert set(ledger.effects().values()) == {1}
+    assert ledger.dead() == []
+    assert service.process.poll() is None
+
+
+def test_a_redis_that_takes_no_writes_does_not_use_up_the_sends(worker, ledger, broker):
+    worker(settings=LATE).ready()
+    broker.client.config_set("maxmemory", "1")
+    try:
+        ledger.run("d.work.delay('one'); enqueue_many(d.work, [('two',)])")
+        time.sleep(10)
+        assert max(ledger.query("SELECT sends FROM celeriac_outbox")) <= (1,)
+    finally:
+        broker.client.config_set("maxmemory", "0")
+    ledger.settled()
+    assert ledger.effects() == {"one": 1, "two": 1}
+    assert ledger.dead() == []
+
+
+@POOLS
+def test_poison_ends_as_a_dead_letter_and_does_not_stop_the_pool(worker, ledger, pool):
+    if pool == "gevent":
+        pytest.skip("it would kill the whole worker, as it says; systemd starts the next")
+    service = worker(pool, 2, settings=LATE).ready()
+    ledger.run("d.poison.delay('bad')")
+    wait_for(ledger.dead, 30, "a dead letter")
+    ((task, reason, _, durable, _),) = ledger.dead()
+    assert (task, reason, durable) == ("jobs.durable.poison", "max_sends", True)
+    assert ledger.starts("bad") == 2
+    assert ledger.outbox() == 0
+    ledger.run("d.work.delay('good')")
+    ledger.settled()
+    assert service.process.poll() is None
+
+
+# -- outcomes -----------------------------------------------------------------------------------
+
+
+@POOLS
+def test_retries_undo_the_attempt_and_count(worker, ledger, pool):
+    worker(pool, 2, settings=LATE).ready()
+    ledger.run("d.flaky.delay('twice', 2); d.flaky.delay('too often', 9)")
+    ledger.settled()
+    assert ledger.effects() == {"twice": 1, "twice:2": 1}
+    ((task, reason, error, _, _),) = ledger.dead()
+    assert (task, reason) == ("jobs.durable.flaky", "ValueError")
+    assert "attempt 3" in error
+
+
+@POOLS
+def test_an_exception_makes_a_dead_letter_that_can_be_replayed(worker, ledger, pool):
+    worker(pool, 2, settings=LATE).ready()
+    ledger.run("d.fail.delay('turnip')")
+    wait_for(ledger.dead, 10)
+    ((task, reason, error, durable, task_id),) = ledger.dead()
+    assert (task, reason, durable) == ("jobs.durable.fail", "ValueError", True)
+    assert "turnip is not for sale" in error
+    assert ledger.outbox() == 0
+    assert ledger.effects() == {}
+    listed = ledger.manage("dead").stdout
+    assert task_id in listed
+    assert "('turnip',)" in listed
+    assert ledger.manage("replay", task_id).stdout == "1 sent again\n"
+    deaths = "SELECT deaths FROM celeriac_dead"
+    wait_for(lambda: ledger.query(deaths) == [(1,)], 10)
+    assert ledger.manage("discard").returncode != 0
+    assert ledger.manage("discard", "nobody").returncode != 0
+    assert ledger.manage("discard", "--all").stdout == "1 discarded\n"
+    assert ledger.dead() == []
+
+
+def test_a_hard_time_limit_makes_a_dead_letter(worker, ledger):
+    worker("prefork", 2, settings=LATE).ready()
+    ledger.run("d.stuck.delay('x')")
+    wait_for(ledger.dead, 15)
+    ledger.settled(5)
+    time.sleep(3)
+    assert [(task, reason) for task, reason, *_ in ledger.dead()] == [
+        ("jobs.durable.stuck", "TimeLimitExceeded")
+    ]
+    assert ledger.effects() == {}
+    assert ledger.outbox() == 0
+
+
+@POOLS
+def test_chains_links_and_groups_follow_in_the_same_transaction(worker, ledger, broker, pool):
+    worker(pool, 2, settings=LATE).ready()
+    ledger.run(
+        "chain(d.add.s(1, 2), d.add.s(3), group(d.add.s(10), d.add.s(20))).delay()\n"
+        "d.add.apply_async((100, 1), link=[d.add.s(5), d.plain.s()])"
+    )
+    wait_for(lambda: len(ledger.effects()) == 6, 10)
+    ledger.settled()
+    wait_for(lambda: broker.marks.lrange("plain", 0, -1) == [b"101"], 5)
+    names = {"1+2", "3+3", "6+10", "6+20", "100+1", "101+5"}
+    assert ledger.effects() == dict.fromkeys(names, 1)
+
+
+def test_a_chain_survives_a_kill_right_after_the_commit(worker, ledger, broker):
+    """Celery would send the next step now; it has been in the transaction already."""
+    kill = {"CELERY_INCLUDE": ["jobs.kill_after_commit"]}
+    worker("prefork", 2, settings=LATE | kill).ready()
+    ledger.run("chain(d.add.s(1, 2), d.add.s(3)).delay()")
+    wait_for(lambda: broker.marks.get("killed"), 10)
+    wait_for(lambda: len(ledger.effects()) == 2, 15)
+    ledger.settled()
+    assert ledger.effects() == {"1+2": 1, "3+3": 1}
+
+
+def test_an_asynchronous_commit_is_for_that_task_only(worker, ledger):
+    worker("prefork", 1, settings=LATE).ready()
+    ledger.run("d.quick.delay('quick'); d.add.delay(1, 1); d.quick.delay('again')")
+    ledger.settled()
+    assert ledger.effects() == {"quick: off": 1, "1+1": 1, "again: off": 1}
+
+
+@POOLS
+def test_an_eta_waits_in_postgresql(worker, ledger, broker, pool):
+    worker(pool, 2, settings=LATE).ready()
+    eta = (datetime.now(UTC) + timedelta(seconds=3)).isoformat()
+    started = time.monotonic()
+    ledger.run(f"d.work.apply_async(('eta',), eta='{eta}')")
+    ledger.run("d.work.apply_async(('later',), countdown=3600)")
+    time.sleep(1)
+    assert broker.client.llen("default") + broker.client.hlen("unacked") == 0
+    wait_for(lambda: ledger.effects() == {"eta": 1}, 10)
+    assert time.monotonic() - started >= 2.9 - 1
+    assert ledger.outbox() == 1
+
+
+def test_priorities_have_a_queue_each(worker, ledger, broker):
+    ledger.run(
+        "for n in range(10): d.work.apply_async((f'{n}',), priority=9 * (n % 2))\n"
+        "for n in range(10): d.add.apply_async((n, n), priority=9)"
+    )
+    assert broker.client.llen("default") == 5
+    assert broker.client.llen("default\x06\x169") == 15
+    broker.client.delete("default\x06\x169")
+    worker("prefork", 2, settings=LATE).ready()
+    ledger.settled(20)
+    assert len(ledger.effects()) == 20
+
+
+def test_revoked_and_expired_tasks_are_owed_no_more(worker, ledger):
+    service = worker("prefork", 1, settings=LATE).ready()
+    ledger.run("d.work.delay('first', 2); d.work.apply_async(('late',), expires=1)")
+    ledger.settled()
+    assert ledger.effects() == {"first": 1}, service.log()
+
+
+# -- dead letters of every task -----------------------------------------------------------------
+
+
+@POOLS
+def test_a_plain_tasks_failure_is_a_dead_letter_and_can_be_replayed(worker, ledger, send, pool):
+    worker(pool, 2).ready()
+    send("jobs.durable.plain_failure", "kohlrabi")
+    wait_for(ledger.dead, 10)
+    ((task, reason, error, durable, task_id),) = ledger.dead()
+    assert (task, reason, durable) == ("jobs.durable.plain_failure", "KeyError", False)
+    assert "kohlrabi" in error
+    died = ledger.query("SELECT died_at FROM celeriac_dead")
+    assert ledger.manage("replay", task_id).stdout == "1 sent again\n"
+    wait_for(lambda: ledger.dead() and ledger.query("SELECT died_at FROM celeriac_dead") > died, 10)
+    assert [row[4] for row in ledger.dead()] == [task_id]
+
+
+def test_unknown_and_unreadable_messages_are_dead_letters(worker, ledger, send, broker):
+    service = worker("prefork", 2).ready()
+    send("jobs.nowhere.to_be_found", 1)
+    wait_for(lambda: len(ledger.dead()) == 1, 10)
+    send("jobs.durable.plain", 1)
+    broken = broker.client.lindex("default", 0)
+    ledger.run(
+        "import json\n"
+        "m = {'body': '!', 'content-type': 'application/json', 'content-encoding': 'utf-8',\n"
+        "     'headers': {'task': 'jobs.durable.plain', 'id': 'garbled'},\n"
+        "     'properties': {'delivery_tag': 't1', 'delivery_info':\n"
+        "       {'exchange': '', 'routing_key': 'default'}}}\n"
+        "c = app.connection().default_channel.client\n"
+        "c.lpush('default', json.dumps(m))\n"
+        "m['headers'] = {}; m['body'] = '{}'; m['properties']['delivery_tag'] = 't2'\n"
+        "c.lpush('default', json.dumps(m))"
+    )
+    wait_for(lambda: len(ledger.dead()) == 3, 10, service.log)
+    assert {reason for _, reason, *_ in ledger.dead()} == {"unknown", "rejected"}
+    assert broken is None or service.process.poll() is None
+
+
+def test_an_unknown_durable_task_is_tried_again_before_it_is_dead(worker, ledger):
+    worker("prefork", 2).ready()
+    ledger.run(
+        "@app.task(base=d.Task, name='jobs.of.tomorrow', max_sends=3)\ndef t(): pass\nt.delay()"
+    )
+    wait_for(lambda: ledger.query("SELECT 1 FROM celeriac_outbox WHERE sends > 1"), 10)
+    wait_for(ledger.dead, 40)
+    ((task, reason, error, durable, _),) = ledger.dead()
+    assert (task, reason, durable) == ("jobs.of.tomorrow", "max_sends", True)
+    assert "No task named 'jobs.of.tomorrow'" in error
+
+
+def test_a_failing_dead_letter_does_not_harm_the_worker(worker, ledger, send, broker):
+    service = worker("prefork", 2).ready()
+    ledger.server.execute("ALTER TABLE celeriac_dead RENAME TO hidden")
+    try:
+        send("jobs.durable.plain_failure", "x")
+        send("jobs.nowhere.to_be_found", 1)
+        send("jobs.durable.plain", 7)
+        wait_for(lambda: broker.marks.lrange("plain", 0, -1) == [b"7"], 10)
+        assert service.process.poll() is None
+    finally:
+        ledger.server.execute("ALTER TABLE hidden RENAME TO celeriac_dead")
