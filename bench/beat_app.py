@@ -23,6 +23,8 @@ if not settings.configured:
                 "USER": URL.username,
                 "PASSWORD": URL.password,
                 "NAME": URL.path.lstrip("/"),
+                # As in the reference app; otherwise the scheduler connects for every save.
+                "CONN_MAX_AGE": 60,
             }
         },
     )

@@ -16,7 +16,7 @@ URL = urlparse(os.environ["DATABASE_URL"])
 
 if not settings.configured:
     settings.configure(
-        SECRET_KEY="only for the benchmark",
+        SECRET_KEY="only for the benchmark",  # noqa: S106
         USE_TZ=True,
         INSTALLED_APPS=["celeriac"],
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",

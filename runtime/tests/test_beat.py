@@ -137,7 +137,7 @@ def names_in_order(broker):
 
 
 def test_runs_that_fall_due_while_the_broker_is_down_are_sent_once_and_in_order(beat, broker):
-    leader = beat(schedule=every(4, "a", "b"), WATCHDOG_USEC="4000000").ready()
+    leader = beat(schedule=every(4, "a") | every(4.3, "b"), WATCHDOG_USEC="4000000").ready()
     wait_for(lambda: len(ticks(broker)) == 2, 10)
     first = time.monotonic()
     broker.stop()
@@ -146,11 +146,11 @@ def test_runs_that_fall_due_while_the_broker_is_down_are_sent_once_and_in_order(
     wait_for(lambda: leader.manager.since(waiting, "WATCHDOG"), 3)
     broker.start()
     wait_for(lambda: len(ticks(broker)) == 4, 3)
-    assert time.monotonic() - first < 7.5, "sent when the broker was back, before the next run"
+    assert time.monotonic() - first < 7.2, "sent when the broker was back, before the next run"
     assert names_in_order(broker) == ["a", "b", "a", "b"]
     wait_for(lambda: len(ticks(broker)) == 5, 5)
     assert names_in_order(broker)[4] == "a"
-    assert 7.5 < time.monotonic() - first < 9, "a's schedule goes on from when its run was due"
+    assert 7.2 < time.monotonic() - first < 9, "a's schedule goes on from when its run was due"
     assert len({m["id"] for m in ticks(broker)}) == 5
 
 

@@ -319,7 +319,9 @@ def test_a_child_does_not_share_its_workers_session(worker, ledger, broker):
     )
     ((port,),) = wait_for(lambda: ledger.query(keeper), 5)
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    (inode,) = (row[9] for row in rows if row[1].endswith(f":{port:04X}"))
+    server = ledger.server.info.port
+    ends = f":{port:04X}", f":{server:04X}"
+    (inode,) = (row[9] for row in rows if row[1].endswith(ends[0]) and row[2].endswith(ends[1]))
     assert inode in sockets_of(service.pid)
     ledger.run("d.work.delay('x', 30)")
     wait_for(lambda: ledger.starts("x"), 10)
@@ -418,8 +420,9 @@ def test_poison_ends_as_a_dead_letter_and_does_not_stop_the_pool(worker, ledger,
     service = worker(pool, 2, settings=LATE).ready()
     ledger.run("d.poison.delay('bad')")
     wait_for(ledger.dead, 30, "a dead letter")
-    ((task, reason, _, durable, _),) = ledger.dead()
+    ((task, reason, error, durable, _),) = ledger.dead()
     assert (task, reason, durable) == ("jobs.durable.poison", "max_sends", True)
+    assert "SIGKILL" in error
     assert ledger.starts("bad") == 2
     assert ledger.outbox() == 0
     ledger.run("d.work.delay('good')")

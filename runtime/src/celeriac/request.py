@@ -6,6 +6,7 @@ from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery.worker import request, state
 
+from celeriac import deadletters, ledger
 from celeriac.broker import HEADER
 
 
@@ -21,8 +22,11 @@ class Request(request.Request):
         lost = isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt) or (
             isinstance(error, Terminated) and self.id not in state.revoked
         )
-        if self._request_dict.get(HEADER) is None or not lost:
+        seq, task_id = self._request_dict.get(HEADER), self.id
+        if seq is None or not lost:
             return super().on_failure(exc_info, send_failed_event, return_ok)
+        why = str(error) or type(error).__name__
+        deadletters.write(lambda session: ledger.note(seq, task_id, why, session))
         state.task_ready(self)
         if self.task.acks_late:
             self.acknowledge()
