@@ -16,6 +16,8 @@ import psycopg
 import pytest
 from conftest import PROJECT, environment, wait_for
 
+pytestmark = pytest.mark.faults
+
 POOLS = pytest.mark.parametrize("pool", ["prefork", "gevent"])
 LATE = {"CELERY_BROKER_TRANSPORT_OPTIONS": {"visibility_timeout": 3600, "max_connections": 100}}
 
@@ -413,10 +415,8 @@ def test_a_redis_that_takes_no_writes_does_not_use_up_the_sends(worker, ledger, 
     assert ledger.dead() == []
 
 
-@POOLS
+@pytest.mark.parametrize("pool", ["prefork"])  # in the others it kills the whole worker
 def test_poison_ends_as_a_dead_letter_and_does_not_stop_the_pool(worker, ledger, pool):
-    if pool == "gevent":
-        pytest.skip("it would kill the whole worker, as it says; systemd starts the next")
     service = worker(pool, 2, settings=LATE).ready()
     ledger.run("d.poison.delay('bad')")
     wait_for(ledger.dead, 30, "a dead letter")

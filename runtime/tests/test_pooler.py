@@ -14,6 +14,8 @@ import pytest
 from conftest import wait_for
 from test_durable import LATE, Ledger
 
+pytestmark = pytest.mark.faults
+
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
