@@ -72,7 +72,7 @@ TEMPLATES = [
 DATABASES = {
     "default": {
         **env.database("DATABASE_URL"),
-        # Web threads keep their connection for a minute; Celery closes its own after every task.
+        # Web threads and prefork children keep their connection for a minute.
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
     }

@@ -284,7 +284,7 @@ def is_durable(app: Any, signature: Any) -> bool:
 def enqueue_many(task: Task, rows: Iterable[Any], batch: int = 1000) -> list[str]:
     """Owe the task once per row, a tuple of arguments or a dict of keyword arguments.
 
-    Returns the ids. Some 20 times faster than `delay` in a loop; the keeper sends the
+    Returns the ids. Several times faster than `delay` in a loop; the keeper sends the
     messages after the commit. Signals and headers of publishing are those of the first row.
     """
     app = task._get_app()
