@@ -78,7 +78,7 @@ def take(seq: int, task_id: str, async_commit: bool = False) -> bool:
 
 
 def lock(seq: int, task_id: str) -> bool:
-    """Lock the row's number until `unlock` or the connection's end. False: done, or running elsewhere."""
+    """Lock the row's number until `unlock`. False: done, or running elsewhere."""
     if not fetch("SELECT pg_try_advisory_lock(%s)", [TASK_LOCKS + seq])[0][0]:
         return False
     if fetch("SELECT 1 FROM celeriac_outbox WHERE seq = %s AND task_id = %s", [seq, task_id]):
