@@ -1,5 +1,6 @@
 """What cannot work is refused by name, with what to write instead, before anything changes."""
 
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -74,6 +75,22 @@ def test_a_missing_host_name_is_asked_for(preflight):
     said = preflight.refuse()
     assert "app_domain is not set; write the host name that people type" in said
     assert "group_vars/preflight/main.yml" in said
+
+
+def test_an_encrypted_file_that_lacks_a_secret_is_left_as_it_is(preflight, monkeypatch):
+    password = preflight.folder.parent / f"{preflight.folder.name}.password"
+    password.write_text("only for this test")
+    monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(password))
+    vault = preflight.own_folder / "vault.yml"
+    vault.write_text("vault_secret_key: there\n")
+    subprocess.run(["ansible-vault", "encrypt", vault], check=True, capture_output=True)
+    before = vault.read_bytes()
+    done = preflight.run()
+    said = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert "is encrypted and lacks vault_admin_password, vault_postgresql_password" in said
+    assert "add them with `ansible-vault edit`" in said
+    assert vault.read_bytes() == before
 
 
 def test_an_environment_that_is_no_group_is_refused(preflight):
