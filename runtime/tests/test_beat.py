@@ -19,8 +19,10 @@ EVERY_HALF_SECOND = {"tick": {"task": "jobs.tasks.tick", "schedule": 0.5}}
 
 
 @pytest.fixture
-def beat(start):
+def beat(start, database):
     """Start a Beat with the lease around Celery's plain in-memory scheduler."""
+    with psycopg.connect(database, autocommit=True) as server:
+        server.execute("TRUNCATE django_celery_beat_periodictask CASCADE")
 
     def run(scheduler="celery.beat:Scheduler", schedule=EVERY_HALF_SECOND, settings=None, **env):
         return start(
@@ -43,7 +45,7 @@ def terminate_leases(database):
     with psycopg.connect(database, autocommit=True) as server:
         server.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-            "WHERE application_name LIKE 'celeriac-beat%'"
+            "WHERE datname = current_database() AND application_name LIKE 'celeriac-beat%'"
         )
 
 
@@ -110,8 +112,6 @@ def test_the_database_scheduler_is_chosen_and_read_only_with_the_lease(beat, bro
     wait_for(lambda: any("leading" in x for x in second.manager.all("STATUS")), 5)
     time.sleep(1)
     assert ticks(broker, second) == []
-    with psycopg.connect(database, autocommit=True) as server:
-        server.execute("TRUNCATE django_celery_beat_periodictask CASCADE")
 
 
 def test_a_run_that_is_due_waits_for_a_broker_that_is_not_there_yet(beat, broker):
@@ -193,7 +193,6 @@ def test_a_beat_that_ends_while_it_waits_leaves_the_run_due(beat, broker, databa
         broker.start()
         beat(scheduler="", schedule=every(3, "a")).ready()
         wait_for(lambda: len(ticks(broker)) == 2, 2)
-        server.execute("TRUNCATE django_celery_beat_periodictask CASCADE")
 
 
 def test_a_run_that_was_sent_but_not_saved_is_sent_again_with_the_same_id(beat, broker, database):
@@ -213,7 +212,6 @@ def test_a_run_that_was_sent_but_not_saved_is_sent_again_with_the_same_id(beat, 
         wait_for(lambda: len(ticks(broker)) >= 3, 3)
         ids = [m["id"] for m in reversed(ticks(broker))]
         assert ids[0] != ids[1] == ids[2]
-        server.execute(f"TRUNCATE {table} CASCADE")
 
 
 def test_another_database_is_refused_by_name(beat):
