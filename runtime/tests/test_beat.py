@@ -2,10 +2,14 @@
 
 import json
 import os
+import random
 import signal
 import time
 from ast import literal_eval
+from collections import Counter
+from datetime import UTC, datetime, timedelta
 
+import celery.schedules
 import psycopg
 import pytest
 from celery import Celery
@@ -13,7 +17,7 @@ from celery.beat import Scheduler
 from celery.exceptions import ImproperlyConfigured
 from conftest import wait_for
 
-from celeriac.beat import LeaderScheduler, scheduler_class
+from celeriac.beat import LeaderScheduler, due_times, scheduler_class
 
 EVERY_HALF_SECOND = {"tick": {"task": "jobs.tasks.tick", "schedule": 0.5}}
 
@@ -212,6 +216,127 @@ def test_a_run_that_was_sent_but_not_saved_is_sent_again_with_the_same_id(beat, 
         wait_for(lambda: len(ticks(broker)) >= 3, 3)
         ids = [m["id"] for m in reversed(ticks(broker))]
         assert ids[0] != ids[1] == ids[2]
+
+
+DURABLE = {
+    name: {"task": "jobs.durable.scheduled", "schedule": 1.0, "args": [name]} for name in "ab"
+}
+
+
+@pytest.fixture
+def durable_runs(database, broker):
+    """Check that each recorded run of DURABLE took place once; gives how many there were."""
+    with psycopg.connect(database, autocommit=True) as server:
+        server.execute("TRUNCATE jobs_effect, celeriac_outbox, celeriac_dead")
+
+        def check():
+            def owed():
+                return server.execute("SELECT count(*) FROM celeriac_outbox").fetchone()[0]
+
+            wait_for(lambda: owed() == 0, 20, "an empty outbox")
+            recorded = server.execute(
+                "SELECT name, total_run_count FROM django_celery_beat_periodictask"
+                " WHERE name IN ('a', 'b')"
+            )
+            ran = [name for (name,) in server.execute("SELECT name FROM jobs_effect")]
+            assert len(set(ran)) == len(ran), "a run took place twice"
+            assert Counter(name[0] for name in ran) == dict(recorded.fetchall())
+            return len(ran)
+
+        yield check
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("point", ["due", "owed", "saved", "committed", "published"])
+def test_a_durable_run_takes_place_once_wherever_beat_is_killed(
+    beat, worker, broker, durable_runs, point
+):
+    kill = {"PROJECT_KILL_AT": point}
+    settings = {"CELERY_INCLUDE": ["jobs.kill_beat"]}
+    first = beat(scheduler="", schedule=DURABLE, settings=settings, **kill).ready()
+    assert first.wait(20) == -signal.SIGKILL
+    second = beat(scheduler="", schedule=DURABLE).ready()
+    worker().ready()
+    seen = int(broker.marks.get("reached"))
+    assert seen == 3
+    time.sleep(3)
+    second.term()
+    assert second.wait(5) == 0
+    assert durable_runs() >= 6
+
+
+@pytest.mark.faults
+def test_durable_runs_take_place_once_through_many_kills_at_random(beat, worker, durable_runs):
+    worker().ready()
+    leader = beat(scheduler="", schedule=DURABLE).ready()
+    for _ in range(15):
+        standby = beat(scheduler="", schedule=DURABLE).ready()
+        time.sleep(random.uniform(0.5, 2))
+        leader.process.kill()
+        wait_for(lambda service=standby: "STATUS=leading" in str(service.manager.all()), 15)
+        leader = standby
+    time.sleep(1)
+    leader.term()
+    assert leader.wait(5) == 0
+    assert durable_runs() >= 15
+
+
+def test_durable_runs_do_not_wait_for_the_broker(beat, worker, broker, database, durable_runs):
+    broker.stop()
+    leader = beat(scheduler="", schedule=DURABLE).ready()
+    with psycopg.connect(database, autocommit=True) as server:
+        rows = "SELECT count(DISTINCT task_id) FROM celeriac_outbox"
+        wait_for(lambda: server.execute(rows).fetchone()[0] >= 4, 10)
+    assert "waiting for the broker" not in str(leader.manager.all())
+    broker.start()
+    worker().ready()
+    leader.term()
+    assert leader.wait(5) == 0
+    assert durable_runs() >= 4
+
+
+def test_a_durable_run_that_cannot_be_saved_stays_due(beat, broker, database):
+    """PostgreSQL gives up on the transaction: nobody knows, so Beat leaves and looks again."""
+    with psycopg.connect(database, autocommit=True) as server:
+        server.execute("TRUNCATE celeriac_outbox")
+        limit = {"OPTIONS": {"options": "-c lock_timeout=500"}}
+        leader = beat(scheduler="", schedule=DURABLE, PROJECT_DATABASE=json.dumps(limit)).ready()
+        wait_for(lambda: ticks(broker), 10)
+        with server.transaction():
+            server.execute("LOCK TABLE django_celery_beat_periodictask IN SHARE MODE")
+            assert leader.wait(10) == 1
+            recorded = server.execute(
+                "SELECT sum(total_run_count) FROM django_celery_beat_periodictask"
+            ).fetchone()
+            owed = server.execute("SELECT count(*) FROM celeriac_outbox").fetchone()
+            assert owed == recorded
+    assert any("could not save the run of" in x for x in leader.manager.all("STATUS"))
+
+
+def test_the_leader_says_which_runs_were_missed_in_a_pause(beat, broker):
+    leader = beat(schedule=every(1, "a") | every(3600, "b")).ready()
+    wait_for(lambda: len(ticks(broker)) >= 2, 10)
+    leader.process.send_signal(signal.SIGSTOP)
+    time.sleep(8)
+    leader.process.send_signal(signal.SIGCONT)
+    wait_for(lambda: "a missed " in leader.log(), 5)
+    wait_for(lambda: leader.manager.all("STATUS=leading: Scheduler is ticking; runs missed"), 5)
+    assert "b missed" not in leader.log()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "hours", "missed"),
+    [
+        (celery.schedules.schedule(3600), 5.1, 5),
+        (celery.schedules.crontab(minute=30), 5.1, 5),
+        (celery.schedules.crontab(minute=30, hour=3), 5.1, 0),
+        (celery.schedules.BaseSchedule(), 5.1, 0),
+        (celery.schedules.schedule(0.001), 5.1, 1000),
+    ],
+)
+def test_due_times_since_the_last_run(schedule, hours, missed):
+    last = datetime(2026, 3, 2, 12, 0, 1, tzinfo=UTC)
+    assert len(due_times(schedule, last, last + timedelta(hours=hours))) == missed
 
 
 def test_another_database_is_refused_by_name(beat):

@@ -8,18 +8,23 @@ app uses; every other Beat waits as a standby. Guarantees:
   never ticks again. A dead leader's lease is free as soon as PostgreSQL sees its
   connection end: at once for a dead process, about 15 s for a dead host.
 - SIGTERM never interrupts a tick, and each run is saved right after it was sent.
-- A run that is due while the broker is away waits for it, and the runs behind it wait in
-  order; then it is sent and saved. A Beat that stops or dies meanwhile leaves it due.
 - Every run has a task id made of the app, the entry, and its previous run, so that the
   same run has the same id however often and by whichever Beat it is sent.
+- A run of a durable task (celeriac.Task) never waits for the broker. With
+  django-celery-beat in the `default` database it is owed and saved in one transaction, so
+  that a kill at any moment leaves it run exactly once.
+- A run of any other task that is due while the broker is away waits for it, and the runs
+  behind it wait in order; then it is sent and saved. A Beat that stops or dies meanwhile
+  leaves it due.
+- After a pause of more than 5 s the leader says which entries missed how many runs.
 
 Limits: the lease needs a session of its own, so `default` must reach PostgreSQL
-directly or through a session pooler, never through a transaction pooler. A kill between
-sending a run and saving it, or a connection that breaks between the broker's taking a run
-and its answer, sends that one run again, with the same id; so does nothing else. An entry
-that was due several times during an outage runs once, as after any pause of Beat. An entry
-that sets its own `task_id` keeps it, and a scheduler that saves nothing
-(celery.beat:Scheduler) gives each Beat ids of its own.
+directly or through a session pooler, never through a transaction pooler. For tasks that
+are not durable, a kill between sending a run and saving it, or a connection that breaks
+between the broker's taking a run and its answer, sends that one run again, with the same
+id; so does nothing else. An entry that was due several times during an outage runs once, as
+after any pause of Beat. An entry that sets its own `task_id` keeps it, and a scheduler that
+saves nothing (celery.beat:Scheduler) gives each Beat ids of its own.
 """
 
 import heapq
@@ -31,6 +36,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from celery import Celery
@@ -47,6 +53,8 @@ logger = get_logger("celeriac.beat")
 STANDBY_SECONDS = 0.5
 TICK_SECONDS = 5.0
 BROKER_SECONDS = 1.0
+PAUSE_SECONDS = 5.0
+MISSED_AT_MOST = 1000
 RUN_SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "celeriac.beat")
 LEASE_SPACE = zlib.crc32(b"celeriac.beat") - 2**31
 
@@ -159,6 +167,24 @@ def broker_is_away(error: BaseException | None) -> bool:
     return not forbidden and not str(error).startswith("WRONGTYPE")
 
 
+def due_times(schedule: Any, last: Any, now: Any) -> list[Any]:
+    """When an interval or crontab was due after `last` until `now`; [] for other schedules."""
+    last = schedule.maybe_make_aware(last)
+    times: list[Any] = []
+    while len(times) < MISSED_AT_MOST:
+        if hasattr(schedule, "remaining_delta"):
+            start, delta, _ = schedule.remaining_delta(last)
+            last = start + delta
+        elif isinstance(getattr(schedule, "run_every", None), timedelta) and schedule.run_every:
+            last += schedule.run_every
+        else:
+            break
+        if last > now:
+            break
+        times.append(last)
+    return times
+
+
 class LeaderScheduler:
     """The app's own scheduler, built and ticked only while the lease is held.
 
@@ -172,6 +198,8 @@ class LeaderScheduler:
         self.stopping = False
         self.waited = False  # for the broker, with the run that is being sent
         self.late = ""  # the entry whose run was sent after a wait
+        self.missed: dict[str, int] = {}
+        self.producer: Any = None
         inner_class = scheduler_class(app)
         if not lazy:
             app.conf.beat_sync_every = 1
@@ -179,12 +207,12 @@ class LeaderScheduler:
             self.wait_for_lease()
         self.inner = inner_class(app=app, lazy=lazy, **options)
         if not lazy:
-            self.inner._ensure_connected = self.connect_to_broker
+            self.inner.producer = None  # Celery would wait for the broker before each run
             self.publish, self.inner.apply_async = self.inner.apply_async, self.apply_async
             self.take_signals()
             watchdog = notify.watchdog_seconds()
             self.longest_sleep = min(TICK_SECONDS, watchdog / 4) if watchdog else TICK_SECONDS
-            notify.send("READY=1", f"STATUS=leading: {inner_class.__name__} is ticking")
+            notify.send("READY=1", self.status())
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner":
@@ -237,6 +265,12 @@ class LeaderScheduler:
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, stop)
 
+    def status(self) -> str:
+        """One line for `systemctl status`."""
+        missed = ", ".join(f"{count} of {name}" for name, count in list(self.missed.items())[-5:])
+        after = f"; runs missed in a pause: {missed}" if missed else ""
+        return f"STATUS=leading: {type(self.inner).__name__} is ticking{after}"
+
     @contextmanager
     def uninterrupted(self) -> Iterator[None]:
         outermost, self.busy = not self.busy, True
@@ -282,11 +316,16 @@ class LeaderScheduler:
             )
         except Error as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        logger.critical("Lost the Beat lease, leaving: %s", reason)
-        notify.send(f"STATUS=lost the lease: {reason}")
+        self.give_up(f"lost the lease: {reason}")
+
+    @staticmethod
+    def give_up(reason: str) -> None:
+        """Leave without saving: what is due stays due, for the next Beat."""
+        logger.critical("Beat is leaving: %s", reason)
+        notify.send(f"STATUS={reason}")
         os._exit(1)
 
-    def connect_to_broker(self) -> Any:
+    def connect_to_broker(self) -> None:
         """Connect for sending, for as long as it takes; the due run waits.
 
         Stopping here leaves at once without saving, so that the run stays due.
@@ -303,8 +342,8 @@ class LeaderScheduler:
             interval_max=BROKER_SECONDS,
             callback=self.still_waiting,
         )
-        notify.send(f"STATUS=leading: {type(self.inner).__name__} is ticking")
-        return connection
+        notify.send(self.status())
+        self.producer = self.inner.Producer(connection, auto_declare=False)
 
     def still_waiting(self) -> None:
         """Between two attempts: stop if asked to, without saving; else go on as the leader."""
@@ -314,28 +353,25 @@ class LeaderScheduler:
         notify.send("WATCHDOG=1")
 
     def apply_async(self, entry: Any, producer: Any = None, advance: bool = True, **kw: Any) -> Any:
-        """Send one run, for as long as the broker is away, and only then save it.
+        """Send or owe one run, and save it.
 
-        Any other error is the entry's own: it is raised as SchedulingError, and Celery logs
-        it and goes on with the next run.
+        An error of the entry's own is raised as SchedulingError, and Celery logs it and goes
+        on with the next run.
         """
+        try:
+            self.count_missed(entry)
+        except Exception:  # a schedule of another kind; the run itself matters more
+            logger.exception("Cannot tell how many runs of %s were missed", entry.name)
         if advance:
             self.inner.reserve(entry)
         options, entry.options = entry.options, {"task_id": self.run_id(entry)} | entry.options
         should_sync, self.inner.should_sync = self.inner.should_sync, lambda: False
         try:
-            while True:
-                try:
-                    return self.publish(entry, producer=self.inner.producer, advance=False, **kw)
-                except SchedulingError as error:
-                    if not broker_is_away(error.__context__):
-                        raise
-                    logger.error("Keeping the due run of %s: %s", entry.name, error)
-                self.waited = True
-                notify.send("STATUS=leading: waiting for the broker")
-                self.inner.__dict__.pop("producer", None)  # its channel is gone
-                time.sleep(BROKER_SECONDS)
-                self.still_waiting()
+            if not self.is_durable(entry):
+                return self.send(entry, **kw)
+            if not self.saves_in_the_outbox(entry):
+                return self.publish(entry, advance=False, **kw)
+            return self.owe(entry, **kw)
         finally:
             entry.options = options
             del self.inner.should_sync
@@ -343,6 +379,87 @@ class LeaderScheduler:
                 self.late, self.waited = entry.name, False
             if should_sync():
                 self.inner._do_sync()
+
+    def send(self, entry: Any, **kw: Any) -> Any:
+        """Send a run, for as long as the broker is away; it is saved after that."""
+        while True:
+            if self.producer is None:
+                self.connect_to_broker()
+            try:
+                return self.publish(entry, producer=self.producer, advance=False, **kw)
+            except SchedulingError as error:
+                if not broker_is_away(error.__context__):
+                    raise
+                logger.error("Keeping the due run of %s: %s", entry.name, error)
+            self.waited = True
+            notify.send("STATUS=leading: waiting for the broker")
+            self.producer = None  # its channel is gone
+            time.sleep(BROKER_SECONDS)
+            self.still_waiting()
+
+    def owe(self, entry: Any, **kw: Any) -> Any:
+        """Write the run's row in the outbox and save its entry, in one transaction.
+
+        When PostgreSQL fails nobody knows what was committed: the next Beat reads it there.
+        """
+        from django.db import InterfaceError, OperationalError, close_old_connections
+
+        from celeriac import ledger
+
+        close_old_connections()
+        try:
+            with ledger.atomic():
+                result = self.publish(entry, advance=False, **kw)
+                entry.save()
+        except (OperationalError, InterfaceError, SchedulingError) as error:
+            cause = error.__context__ if isinstance(error, SchedulingError) else error
+            if not isinstance(cause, OperationalError | InterfaceError):
+                raise
+            self.give_up(f"could not save the run of {entry.name}: {str(cause).splitlines()[0]}")
+        self.inner._dirty.discard(entry.name)
+        return result
+
+    def is_durable(self, entry: Any) -> bool:
+        """Whether the run goes to the outbox."""
+        from django.apps import apps
+
+        if not apps.is_installed("celeriac"):
+            return False
+        from celeriac.durable import Task
+
+        task = self.app.tasks.get(entry.task)
+        durable = isinstance(task, Task) and entry.options.get("durable", task.durable)
+        return durable and not self.app.conf.task_always_eager
+
+    def saves_in_the_outbox(self, entry: Any) -> bool:
+        """Whether the entry is a row of django-celery-beat's, in the database of the outbox."""
+        from django.apps import apps
+        from django.db import router
+
+        if not apps.is_installed("django_celery_beat"):
+            return False
+        from django_celery_beat.schedulers import ModelEntry
+
+        from celeriac.ledger import DATABASE
+
+        return isinstance(entry, ModelEntry) and router.db_for_write(type(entry.model)) == DATABASE
+
+    def count_missed(self, entry: Any) -> None:
+        """Say how many earlier runs of a due entry did not take place, after a pause."""
+        if not entry.total_run_count:
+            return
+        now = entry.schedule.maybe_make_aware(entry.default_now())
+        due = due_times(entry.schedule, entry.last_run_at, now)
+        if len(due) < 2 or now - due[0] < timedelta(seconds=PAUSE_SECONDS):
+            return
+        count = len(due) - 1
+        more = "at least " if len(due) >= MISSED_AT_MOST else ""
+        self.missed.pop(entry.name, None)
+        self.missed[entry.name] = count
+        logger.warning(
+            "%s missed %s%s runs since %s; it runs now, once", entry.name, more, count, due[0]
+        )
+        notify.send(self.status())
 
     def run_id(self, entry: Any) -> str:
         """The task id of the run that `entry` is due for."""

@@ -22,6 +22,7 @@ DATABASES = {
         "PASSWORD": _url.password,
         "NAME": _url.path.lstrip("/"),
     }
+    | json.loads(os.environ.get("PROJECT_DATABASE", "{}"))
 }
 
 CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL")

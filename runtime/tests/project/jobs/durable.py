@@ -80,3 +80,8 @@ def plain_failure(name):
 @shared_task
 def plain(result):
     marks().rpush("plain", str(result))
+
+
+@shared_task(base=Task, bind=True)
+def scheduled(self, name):
+    effect(f"{name} {self.request.id}")
