@@ -8,7 +8,8 @@ from celery.signals import setup_logging
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
-app = Celery("shop")
+# Every task of the project is durable unless it says otherwise.
+app = Celery("shop", task_cls="celeriac.Task")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 

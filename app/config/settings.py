@@ -33,6 +33,8 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_celery_beat",
     "django_celery_results",
+    # Its tables hold the tasks that are owed and those that died.
+    "celeriac",
     "orders",
     "payments",
     "emails",
@@ -142,31 +144,26 @@ DEFAULT_FROM_EMAIL = env.text(
     "DEFAULT_FROM_EMAIL", write="shop@example.org", default=f"Knobbly <hello@{ALLOWED_HOSTS[0]}>"
 )
 
-# Celery: see orders/steps.py for how an order moves
+# Celery. Tasks are durable: PostgreSQL owes them until their effect is there, Redis carries them.
 
 CELERY_BROKER_URL = env.url(
-    "CELERY_BROKER_URL", ("redis", "rediss", "amqp", "amqps"), write="redis://127.0.0.1:6379/0"
+    "CELERY_BROKER_URL", ("redis", "rediss"), write="redis://127.0.0.1:6379/0"
 )
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
-if CELERY_BROKER_URL.startswith("redis"):
-    CELERY_BROKER_TRANSPORT_OPTIONS = {
-        # Longer than the longest task and the longest countdown, or a task runs beside itself.
-        "visibility_timeout": 600,
-        "unacked_restore_interval": 10,
-        "unacked_restore_throttle": 1,
-        # Without these a publish to a frozen Redis hangs for ever.
-        "socket_timeout": 5,
-        "socket_connect_timeout": 3,
-        "socket_keepalive": True,
-        "health_check_interval": 25,
-        # How long a publish tries to connect; the default is six seconds of an order's request.
-        "max_retries": 1,
-        "interval_start": 0.1,
-        "interval_step": 0,
-        # Above the concurrency of the largest gevent pool; kombu's 10 makes its acks fail.
-        "max_connections": 300,
-    }
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    # Longer than the longest task; a copy that comes after it finds its row taken, and is dropped.
+    "visibility_timeout": 600,
+    "unacked_restore_interval": 10,
+    "unacked_restore_throttle": 1,
+    # Without these a publish to a frozen Redis hangs for ever.
+    "socket_timeout": 5,
+    "socket_connect_timeout": 3,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+    # Above the concurrency of the largest gevent pool; kombu's 10 makes its acks fail.
+    "max_connections": 300,
+}
 CELERY_TIMEZONE = "UTC"
 CELERY_TASK_SERIALIZER = "json"
 CELERY_RESULT_SERIALIZER = "json"
@@ -180,12 +177,11 @@ CELERY_TASK_ROUTES = {
     "emails.*": {"queue": "emails"},
 }
 
+# For Celery's own tasks, which are not durable, and for a drain that ends before its tasks do.
 CELERY_TASK_ACKS_LATE = True
 # reject_on_worker_lost would run a task that kills its worker for ever; this counts as a retry.
 CELERY_TASK_RETRY_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-# Safe because results are not on the broker: cancelled tasks come back, none runs beside itself.
-CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
 
 # Results cost more than most tasks: only the audited ones keep theirs (ignore_result=False).
 CELERY_TASK_IGNORE_RESULT = True

@@ -18,9 +18,9 @@ from .models import Mail
 logger = logging.getLogger(__name__)
 
 
-def confirm(order_id: int, attempt: steps.Attempt) -> str:
+def confirm(order_id: int, tries: int = 1) -> str:
     """The e-mail step. The mail goes out once; `_send` says what could double it."""
-    return steps.run(order_id, Step.EMAIL, attempt, _send, _record)
+    return steps.run(order_id, Step.EMAIL, _send, _record, tries)
 
 
 def _send(order: Order) -> None:

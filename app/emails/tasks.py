@@ -1,15 +1,17 @@
-"""The e-mail task. It runs on gevent, where soft limits do not exist: EMAIL_TIMEOUT ends it."""
+"""The e-mail task. It runs on gevent, where soft limits do not exist: EMAIL_TIMEOUT ends it.
 
-from celery import Task, shared_task
+It waits for a mail server, so no transaction is open meanwhile (atomic=False).
+"""
+
+from celery import shared_task
 
 from orders.models import Step
-from orders.steps import Attempt
 from orders.tasks import StepTask
 
 from . import services
 
 
-@shared_task(name="emails.confirm", bind=True, base=StepTask, step=Step.EMAIL)
-def confirm(self: Task, order_id: int) -> None:
+@shared_task(name="emails.confirm", bind=True, base=StepTask, step=Step.EMAIL, atomic=False)
+def confirm(self: StepTask, order_id: int) -> None:
     """Send the order's confirmation. Safe to run again: a mail that went out is not sent again."""
-    services.confirm(order_id, Attempt.of(self))
+    services.confirm(order_id, self.tries)

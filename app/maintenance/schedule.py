@@ -34,7 +34,7 @@ class Every:
 
 @dataclass(frozen=True)
 class At:
-    """A crontab in UTC. Celery never catches up a missed run; the task must not depend on it."""
+    """A crontab in UTC. The task must not depend on a run that was missed."""
 
     task: str
     minute: str = "*"

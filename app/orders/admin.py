@@ -1,6 +1,8 @@
 from django.contrib import admin, messages
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.http import HttpRequest
+
+from celeriac.models import Dead
 
 from . import steps
 from .models import Crate, Invoice, Notice, Order, OrderLine, OrderStep, Product
@@ -43,7 +45,17 @@ class InvoiceInline(ReadOnlyInline):
 
 @admin.register(Order)
 class OrderAdmin(admin.ModelAdmin):
-    list_display = ["number", "name", "email", "total", "step", "note", "created_at", "took"]
+    list_display = [
+        "number",
+        "name",
+        "email",
+        "total",
+        "step",
+        "stuck",
+        "note",
+        "created_at",
+        "took",
+    ]
     list_filter = ["step", "failed_step", "card", "created_at"]
     search_fields = ["=id", "name", "email", "public_id"]
     date_hierarchy = "created_at"
@@ -56,6 +68,15 @@ class OrderAdmin(admin.ModelAdmin):
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Order]:
+        letters = Dead.objects.filter(task_id=OuterRef("task_id"))
+        return super().get_queryset(request).annotate(stuck=Exists(letters))
+
+    @admin.display(boolean=True, ordering="stuck", description="needs a hand")
+    def stuck(self, order: Order) -> bool:
+        """Whether the task of its step is a dead letter."""
+        return order.stuck
+
     @admin.display(ordering="total_cents")
     def total(self, order: Order) -> str:
         return money(order.total_cents)
@@ -66,13 +87,15 @@ class OrderAdmin(admin.ModelAdmin):
             return "\u2013"
         return f"{(order.finished_at - order.created_at).total_seconds():.1f} s"
 
-    @admin.action(description="Try the failed step of the selected orders again")
+    @admin.action(description="Send the selected orders on their way again")
     def try_again(self, request: HttpRequest, queryset: QuerySet[Order]) -> None:
-        sent = sum(steps.reopen(order) for order in queryset)
+        sent = sum(steps.try_again(order) for order in queryset)
         left = len(queryset) - sent
         self.message_user(request, f"{sent} orders are on their way again.", messages.SUCCESS)
         if left:
-            self.message_user(request, f"{left} orders have no failed step.", messages.WARNING)
+            self.message_user(
+                request, f"{left} orders are finished or on their way already.", messages.WARNING
+            )
 
 
 @admin.register(Product)

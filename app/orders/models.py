@@ -7,6 +7,9 @@ from django.db import models
 from django.db.models import Q
 from django.templatetags.static import static
 from django.urls import reverse
+from django.utils import timezone
+
+from celeriac.models import Dead
 
 
 class Product(models.Model):
@@ -45,9 +48,6 @@ class Step(models.TextChoices):
     FAILED = "failed", "Failed"
 
 
-OPEN_STEPS = [Step.PAYMENT, Step.PACKING, Step.INVOICE, Step.EMAIL]
-
-
 class Card(models.TextChoices):
     """How the pretended bank behaves for this order."""
 
@@ -73,21 +73,12 @@ class Order(models.Model):
     failed_step = models.CharField(max_length=10, choices=Step.choices, blank=True)
     note = models.CharField(max_length=200, blank=True, help_text="Shown to the customer.")
 
-    # The lease: while it runs, only this attempt of this task may work on the order.
-    claimed_by = models.CharField(max_length=64, blank=True)
-    claimed_attempt = models.PositiveSmallIntegerField(default=0)
-    claimed_until = models.DateTimeField(null=True, blank=True)
-    # When the sweep sends the step's task again, and how often it has done so for this step.
-    resume_at = models.DateTimeField()
-    resends = models.PositiveSmallIntegerField(default=0)
+    # The durable task of the step: owed, running, or a dead letter. The database's own default is
+    # for a release before this field, which still takes orders while this one is deployed.
+    task_id = models.CharField(max_length=255, blank=True, default="", db_default="")
 
     class Meta:
         ordering = ["-id"]
-        indexes = [
-            models.Index(
-                fields=["resume_at"], name="order_stalled", condition=Q(step__in=OPEN_STEPS)
-            )
-        ]
 
     def __str__(self) -> str:
         return f"Order {self.number}"
@@ -103,6 +94,12 @@ class Order(models.Model):
     @property
     def is_finished(self) -> bool:
         return self.step in (Step.DONE, Step.FAILED)
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the step's task is a dead letter, so that the order waits for staff."""
+        waits = bool(self.task_id) and not self.is_finished
+        return waits and Dead.objects.filter(task_id=self.task_id).exists()
 
 
 class OrderLine(models.Model):
@@ -127,12 +124,12 @@ class OrderLine(models.Model):
 
 
 class OrderStep(models.Model):
-    """When a step of an order began and ended, and how many attempts it took."""
+    """When a step of an order was done, and at which try."""
 
     order = models.ForeignKey(Order, on_delete=models.CASCADE, related_name="steps")
     step = models.CharField(max_length=10, choices=Step.choices)
     attempts = models.PositiveSmallIntegerField(default=0)
-    started_at = models.DateTimeField(auto_now_add=True)
+    started_at = models.DateTimeField(default=timezone.now)
     finished_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:

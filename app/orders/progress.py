@@ -12,6 +12,11 @@ _STEPS = [
     (Step.EMAIL, "Confirmation", "Sending your e-mail", "E-mail sent"),
 ]
 
+STUCK = (
+    "This needs a hand from us. We have been told, and your order goes on as soon as we have seen"
+    " to it."
+)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -27,6 +32,7 @@ class Stage:
 def stages(order: Order) -> list[Stage]:
     """The timeline of an order, from received to done."""
     log = {row.step: row for row in order.steps.all()}
+    note = STUCK if order.is_stuck else order.note
     lines = [Stage("received", "Received", "done", "We have your order", order.created_at)]
     for step, label, active, done in _STEPS:
         row = log.get(step)
@@ -35,8 +41,8 @@ def stages(order: Order) -> list[Stage]:
             state, text, at = "failed", order.note, order.finished_at
         elif row and row.finished_at:
             state, text, at = "done", done, row.finished_at
-        elif order.step == step and order.note:
-            state, text = "trouble", order.note
+        elif order.step == step and note:
+            state, text = "trouble", note
         elif order.step == step:
             state, text = "active", active + "\u2026"
         else:

@@ -34,7 +34,6 @@ def place_order(
                 email=email,
                 card=card,
                 total_cents=sum(products[pk].price_cents * n for pk, n in quantities.items()),
-                resume_at=steps.first_resume(),
             )
             OrderLine.objects.bulk_create(
                 OrderLine(
@@ -55,14 +54,18 @@ def place_order(
     return order
 
 
-def pack(order_id: int, attempt: steps.Attempt) -> str:
+def pack(order_id: int, tries: int = 1) -> str:
     """The packing step: which crate, and how everything lies in it."""
-    return steps.run(order_id, Step.PACKING, attempt, _find_crate, _record_crate)
+    # A try that ran into its time limit is followed by one that thinks less.
+    effort = settings.SHOP_PACKING_EFFORT / 4 ** (tries - 1)
+    return steps.run(
+        order_id, Step.PACKING, lambda order: _find_crate(order, effort), _record_crate, tries
+    )
 
 
-def invoice(order_id: int, attempt: steps.Attempt) -> str:
+def invoice(order_id: int, tries: int = 1) -> str:
     """The invoice step: a PDF under an unguessable name."""
-    return steps.run(order_id, Step.INVOICE, attempt, _write_invoice, _record_invoice)
+    return steps.run(order_id, Step.INVOICE, _write_invoice, _record_invoice, tries)
 
 
 def count_today() -> Notice:
@@ -76,14 +79,12 @@ def count_today() -> Notice:
     return notice
 
 
-def _find_crate(order: Order) -> tuple[int, str]:
+def _find_crate(order: Order, effort: float) -> tuple[int, str]:
     roots = [
         packing.Root(line.product.slug, line.product.colour, line.product.diameter_cm / 2)
         for line in order.lines.select_related("product")
         for _ in range(line.quantity)
     ]
-    # An attempt that ran into its time limit is followed by one that thinks less.
-    effort = settings.SHOP_PACKING_EFFORT / 4**order.claimed_attempt
     try:
         packed = packing.pack(roots, seed=order.pk, effort=effort)
     except ValueError as error:

@@ -18,10 +18,15 @@ from django.apps import apps
 from django.conf import settings as django_settings
 from django.db import connection
 
-from orders import services, steps
+from celeriac import broker as celeriac_broker
+from celeriac.models import Dead, Outbox
+from config import celery_app
+from orders import services
 from orders.models import Order, Product
 
 APP = Path(__file__).resolve().parent.parent
+# For the processes that tests start; pytest itself finds the package by pyproject.toml.
+os.environ["PYTHONPATH"] = str(APP.parent / "runtime/src")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,7 +43,6 @@ def _quick_and_apart(settings, tmp_path):
         **settings.STORAGES,
         "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
     }
-    steps._broker_away_until = 0.0
 
 
 @pytest.fixture
@@ -82,6 +86,58 @@ def move_to(order: Order, step: str) -> Order:
     Order.objects.filter(pk=order.pk).update(step=step)
     order.refresh_from_db()
     return order
+
+
+def bury(order: Order) -> Dead:
+    """Make a dead letter of the order's task, as a worker does."""
+    order.refresh_from_db()
+    row = Outbox.objects.get(task_id=order.task_id)
+    row.delete()
+    fields = {name: getattr(row, name) for name in ("task_id", "task", "queue", "message")}
+    return Dead.objects.create(**fields, durable=True, reason="max_sends", died_at=row.created_at)
+
+
+class Redis:
+    """A broker of a test's own, that may go away and come back, with nothing left in it."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""],
+            stdout=subprocess.DEVNULL,
+        )
+        until(self.answers, 10, "Redis answers")
+
+    def client(self) -> redis.Redis:
+        return redis.Redis.from_url(self.url)
+
+    def answers(self) -> bool:
+        try:
+            return self.client().ping()
+        except redis.ConnectionError:
+            return False
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def own_broker(monkeypatch) -> Iterator[Redis]:
+    """The broker of this process too, as if it were a web server's."""
+    own = Redis()
+    own.start()
+    monkeypatch.setattr(celery_app.conf, "broker_url", own.url)
+    monkeypatch.setattr(celeriac_broker, "_clients", {})
+    monkeypatch.setattr(celeriac_broker, "_broken_until", 0.0)
+    yield own
+    own.stop()
 
 
 class Sink:
@@ -153,6 +209,7 @@ class Fleet:
             "APP_DATA_DIR": str(folder),
             "SHOP_BANK_SECONDS": "0.1",
             "SHOP_PACKING_EFFORT": "0.1",
+            "POISON": str(folder / "cured"),
             "PYTHONUNBUFFERED": "1",
         }
 
@@ -186,13 +243,13 @@ class Fleet:
             self.kill(name)
 
 
-QUICK = ["--without-mingle", "--without-gossip"]
+QUICK = ["--include", "celeriac.worker,tests.poison", "--without-mingle", "--without-gossip"]
 CPU = ["worker", "-P", "prefork", "-c", "2", "-Q", "default,orders", *QUICK]
 PROCESSES = {
     "cpu": [*CPU, "-n", "cpu@%h"],
     "cpu2": [*CPU, "-n", "cpu2@%h"],
     "io": ["worker", "-P", "gevent", "-c", "20", "-Q", "emails", *QUICK, "-n", "io@%h"],
-    "beat": ["beat"],
+    "beat": ["beat", "--scheduler", "celeriac.beat:LeaderScheduler"],
 }
 
 

@@ -14,8 +14,9 @@ from django.utils import timezone
 
 from orders import services, steps
 from orders.models import Order, OrderLine, Product, Step
+from orders.problems import PermanentProblem
 
-from .conftest import free_port, move_to
+from .conftest import bury, free_port, move_to
 
 pytestmark = pytest.mark.django_db
 
@@ -136,6 +137,13 @@ def test_cookies_stay_on_https(client, form):
     assert cookie["httponly"]
 
 
+def decline(order: Order) -> None:
+    def bank(_: Order) -> None:
+        raise PermanentProblem("Your bank declined the payment.")
+
+    assert steps.run(order.pk, Step.PAYMENT, bank, lambda order, result: None) == "failed"
+
+
 class TestTheOrderPage:
     def test_unknown_orders_are_not_found(self, client):
         assert client.get(f"/orders/{uuid.uuid4()}/").status_code == 404
@@ -149,8 +157,8 @@ class TestTheOrderPage:
         assert not client.get(url).json()["finished"]
 
         move_to(order, Step.PACKING)
-        services.pack(order.pk, steps.Attempt("task", 0))
-        services.invoice(order.pk, steps.Attempt("task", 0))
+        services.pack(order.pk)
+        services.invoice(order.pk)
         answer = client.get(url).json()
         assert answer["step"] == "email"
         assert answer["crate"]["url"].startswith("/media/orders/")
@@ -167,11 +175,20 @@ class TestTheOrderPage:
         assert 'class="stage trouble"' in page
         assert "The bank does not answer." in page
 
-        steps.give_up(order.pk, Step.PAYMENT, "Your bank declined the payment.", "task")
+        decline(order)
         page = client.get(order.get_absolute_url()).content.decode()
         assert 'class="stage failed"' in page
         assert "Your bank declined the payment." in page
         assert "We are sorry" in page
+
+    def test_an_order_that_needs_a_hand_says_so_and_no_more(self, client, place):
+        order = place()
+        bury(order)
+        page = client.get(order.get_absolute_url()).content.decode()
+        assert 'class="stage trouble"' in page
+        assert "This needs a hand from us. We have been told" in page
+        assert "We are on it." in page
+        assert "max_sends" not in page
 
     def test_without_scripts_the_browser_renews_the_page(self, client, place):
         order = place()
@@ -228,7 +245,7 @@ class TestStaff:
         [
             *["orders.order", "orders.product", "orders.notice", "payments.payment"],
             *["payments.bankentry", "emails.mail", "django_celery_beat.periodictask"],
-            "django_celery_results.taskresult",
+            *["django_celery_results.taskresult", "celeriac.dead", "celeriac.outbox"],
         ],
     )
     @pytest.mark.spec("D3.2.1", "D3.2.2")
@@ -242,13 +259,20 @@ class TestStaff:
         order = place()
         assert staff.get(reverse("admin:orders_order_change", args=[order.pk])).status_code == 200
 
-    def test_a_failed_order_is_tried_again(self, place, admin_client):
-        order = place()
-        steps.give_up(order.pk, Step.PAYMENT, "No.", "task")
-        admin_client.post(
-            reverse("admin:orders_order_changelist"),
-            {"action": "try_again", "_selected_action": [order.pk]},
+    def test_orders_are_sent_on_their_way_again(self, place, admin_client):
+        failed, stuck, busy = place(), place(), place()
+        decline(failed)
+        bury(stuck)
+        url = reverse("admin:orders_order_changelist")
+        assert admin_client.get(url, **PROXY).content.count(b"icon-yes") == 1
+        page = admin_client.post(
+            url,
+            {"action": "try_again", "_selected_action": [failed.pk, stuck.pk, busy.pk]},
+            follow=True,
             **PROXY,
-        )
-        order.refresh_from_db()
-        assert order.step == Step.PAYMENT
+        ).content.decode()
+        failed.refresh_from_db()
+        assert failed.step == Step.PAYMENT
+        assert not stuck.is_stuck
+        assert "2 orders are on their way again." in page
+        assert "1 orders are finished or on their way already." in page

@@ -7,7 +7,6 @@ from django.db import IntegrityError, connection, transaction
 
 from orders.models import Step
 from orders.problems import TemporaryProblem
-from orders.steps import Attempt
 from payments import services
 from payments.gateway import Declined, PretendBank
 from payments.models import BankEntry, Payment
@@ -17,7 +16,7 @@ pytestmark = pytest.mark.django_db
 
 def test_an_order_is_paid(place):
     order = place()
-    assert services.charge(order.pk, Attempt("task-1", 0)) == "done"
+    assert services.charge(order.pk) == "done"
     payment = Payment.objects.get(order=order)
     assert payment.amount_cents == order.total_cents
     assert payment.reference == BankEntry.objects.get().reference
@@ -28,8 +27,8 @@ def test_an_order_is_paid(place):
 @pytest.mark.spec("G3.4", "G8.4")
 def test_a_second_delivery_does_not_pay_again(place):
     order = place()
-    services.charge(order.pk, Attempt("task-1", 0))
-    assert services.charge(order.pk, Attempt("task-1", 0)) == "skipped"
+    services.charge(order.pk)
+    assert services.charge(order.pk) == "skipped"
     assert BankEntry.objects.get().asked == 1
 
 
@@ -37,14 +36,14 @@ def test_a_worker_lost_after_the_charge_does_not_charge_again(place):
     """The bank has the money, our books do not know yet: the key brings the same charge again."""
     order = place()
     reference = services._charge(order)
-    assert services.charge(order.pk, Attempt("task-2", 0)) == "done"
+    assert services.charge(order.pk) == "done"
     assert Payment.objects.get().reference == reference
     assert BankEntry.objects.get().asked == 2
 
 
 def test_the_database_refuses_a_second_payment(place):
     order = place()
-    services.charge(order.pk, Attempt("task-1", 0))
+    services.charge(order.pk)
     with pytest.raises(IntegrityError), transaction.atomic():
         Payment.objects.create(order=order, amount_cents=1, reference="another")
 
@@ -73,7 +72,7 @@ def test_the_bank_charges_a_key_once_even_at_once(broker):
 @pytest.mark.spec("D4.1.3", "D4.1.2")
 def test_a_declined_card_ends_the_order_uncharged(place):
     order = place(card="declined")
-    assert services.charge(order.pk, Attempt("task-1", 0)) == "failed"
+    assert services.charge(order.pk) == "failed"
     order.refresh_from_db()
     assert order.note == "Your bank declined the payment. You have not been charged."
     assert not Payment.objects.exists()
@@ -83,10 +82,8 @@ def test_a_declined_card_ends_the_order_uncharged(place):
 
 def test_a_silent_bank_is_asked_again(place):
     order = place(card="flaky")
-    for number in (0, 1):
-        with pytest.raises(TemporaryProblem):
-            services.charge(order.pk, Attempt("task-1", number))
-        order.refresh_from_db()
-        assert order.note == "The bank does not answer. We are trying again."
-    assert services.charge(order.pk, Attempt("task-1", 2)) == "done"
+    for _ in range(2):
+        with pytest.raises(TemporaryProblem, match="does not answer"):
+            services.charge(order.pk)
+    assert services.charge(order.pk) == "done"
     assert Payment.objects.count() == 1

@@ -24,7 +24,7 @@ def sync(*arguments: str) -> str:
 
 @pytest.mark.spec("D3.3.1", "G5.1", "D3.1.1")
 def test_a_second_run_changes_nothing():
-    assert "created: Resume stalled orders" in sync()
+    assert "created: Count the orders of today" in sync()
     rows = list(PeriodicTask.objects.order_by("id").values())
     assert sync() == "nothing to change\n"
     assert list(PeriodicTask.objects.order_by("id").values()) == rows
@@ -33,10 +33,10 @@ def test_a_second_run_changes_nothing():
 @pytest.mark.spec("G5.2", "D3.1.2", "D3.1.3", "D3.1.4", "D3.3.2")
 def test_intervals_and_crontabs_in_utc():
     sync()
-    sweep = PeriodicTask.objects.get(name="Resume stalled orders")
-    assert (sweep.task, sweep.interval.every, sweep.interval.period) == (
-        "orders.resume_stalled",
-        5,
+    count = PeriodicTask.objects.get(name="Count the orders of today")
+    assert (count.task, count.interval.every, count.interval.period) == (
+        "orders.count_today",
+        10,
         "seconds",
     )
     nightly = PeriodicTask.objects.get(name="Nightly clean-up")
@@ -64,7 +64,7 @@ def test_entries_of_a_removed_app_are_switched_off_and_those_of_staff_are_not(mo
     own = PeriodicTask.objects.create(
         name="Staff's own",
         task="orders.count_today",
-        interval=PeriodicTask.objects.get(name="Resume stalled orders").interval,
+        interval=PeriodicTask.objects.get(name="Count the orders of today").interval,
     )
     monkeypatch.setattr("maintenance.schedule.SCHEDULE", {})
     assert sync() == "switched off: Nightly clean-up\n"

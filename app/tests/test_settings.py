@@ -67,6 +67,7 @@ def test_a_lost_worker_loses_no_task_and_no_task_loops():
     assert not celery_app.conf.task_reject_on_worker_lost
     assert celery_app.conf.worker_prefetch_multiplier == 1
     assert celery_app.conf.broker_connection_max_retries is None
+    assert celery_app.task_cls == "celeriac.Task"
 
 
 @pytest.mark.spec("D1.2.3", "D1.2.6", "D7.3.2", "G2.4")

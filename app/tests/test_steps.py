@@ -1,78 +1,66 @@
 """An order moves on once, whatever happens to messages and workers."""
 
 import threading
-from datetime import timedelta
 
 import pytest
-from django.db import IntegrityError, connection
-from django.utils import timezone
+from django.db import IntegrityError, connection, transaction
 
+from celeriac.models import Dead, Outbox
 from orders import services, steps
 from orders.models import Crate, Order, OrderStep, Step
 from orders.problems import PermanentProblem, TemporaryProblem
-from orders.steps import Attempt
 
-from .conftest import move_to
+from .conftest import bury, move_to
 
 pytestmark = pytest.mark.django_db
 
 
-def run(order, attempt=None, step=Step.PAYMENT, work=lambda order: None, record=None):
-    attempt = attempt or Attempt("task-1", 0)
-    return steps.run(order.pk, step, attempt, work, record or (lambda order, result: None))
+def run(order, step=Step.PAYMENT, work=lambda order: None, record=None, tries=1):
+    return steps.run(order.pk, step, work, record or (lambda order, result: None), tries)
 
 
-def log(order, step=Step.PAYMENT):
-    return OrderStep.objects.get(order=order, step=step)
+def owed(order) -> list[str]:
+    """The tasks that are owed for an order, oldest first."""
+    rows = Outbox.objects.order_by("seq")
+    return [row.task for row in rows if row.arguments() == f"({order.pk},) {{}}"]
 
 
-def expire_lease(order):
-    past = timezone.now() - timedelta(seconds=1)
-    Order.objects.filter(pk=order.pk).update(claimed_until=past, resume_at=past)
-
-
-def test_a_step_records_its_effect_and_moves_on(place):
+def test_a_step_records_its_effect_and_owes_the_next(place):
     order = place()
+    assert owed(order) == ["payments.charge"]
     recorded = []
     assert run(order, work=lambda _: "result", record=lambda _, r: recorded.append(r)) == "done"
     order.refresh_from_db()
-    assert (order.step, order.claimed_by, order.claimed_until) == (Step.PACKING, "", None)
+    assert order.step == Step.PACKING
+    assert order.task_id == Outbox.objects.get(task="orders.pack").task_id
     assert recorded == ["result"]
-    assert log(order).finished_at
+    assert OrderStep.objects.get(order=order, step=Step.PAYMENT).finished_at
+
+
+@pytest.mark.spec("G1.4")
+def test_every_step_owes_the_one_after_it(place):
+    order = place()
+    for step in steps.TASKS:
+        assert run(order, step) == "done"
+    order.refresh_from_db()
+    assert order.step == Step.DONE
+    assert order.finished_at
+    assert owed(order) == ["payments.charge", "orders.pack", "orders.invoice", "emails.confirm"]
 
 
 @pytest.mark.spec("G3.4", "G8.4")
-def test_a_message_that_comes_again_does_nothing(place):
+def test_a_task_that_comes_again_does_nothing(place):
     order = place()
     assert run(order) == "done"
     assert run(order, work=lambda _: pytest.fail("worked twice")) == "skipped"
 
 
-def test_nobody_else_works_while_the_lease_runs(place):
-    order = place()
-
-    def work(_):
-        assert run(order, Attempt("task-2", 0), work=lambda _: pytest.fail("both")) == "skipped"
-
-    assert run(order, work=work) == "done"
-
-
-def test_the_retry_of_a_lost_attempt_takes_over_at_once(place):
-    order = place()
-    steps._claim(order.pk, Step.PAYMENT, Attempt("task-1", 0))
-    assert run(order, Attempt("task-1", 0)) == "skipped"
-    assert run(order, Attempt("task-1", 1)) == "done"
-
-
-def test_an_expired_lease_is_taken_over_and_the_late_result_dropped(place):
+def test_a_result_that_comes_too_late_is_dropped(place):
     order = place()
     recorded = []
 
     def slow(_):
-        expire_lease(order)
-        assert (
-            run(order, Attempt("task-2", 0), record=lambda *_: recorded.append("second")) == "done"
-        )
+        assert run(order, record=lambda *_: recorded.append("second")) == "done"
 
     assert run(order, work=slow, record=lambda *_: recorded.append("first")) == "superseded"
     assert recorded == ["second"]
@@ -92,8 +80,29 @@ def test_no_lock_and_no_transaction_is_held_during_the_work(place, transactional
     assert run(order, work=work) == "done"
 
 
+@pytest.mark.spec("G9.3")
+def test_in_a_transaction_of_the_task_the_order_is_free_during_the_work(place, transactional_db):
+    order = move_to(place(), Step.PACKING)
+    seen = []
+
+    def somebody_else():
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '200ms'")
+        seen.append(Order.objects.filter(pk=order.pk).update(note="free"))
+        connection.close()
+
+    def work(_):
+        thread = threading.Thread(target=somebody_else)
+        thread.start()
+        thread.join()
+
+    with transaction.atomic():
+        assert run(order, Step.PACKING, work=work) == "done"
+    assert seen == [1]
+
+
 @pytest.mark.spec("G9.5")
-def test_effect_and_move_are_one_transaction(place, transactional_db):
+def test_effect_move_and_next_task_are_one_transaction(place, transactional_db):
     order = move_to(place(), Step.PACKING)
 
     def record(order, _):
@@ -105,10 +114,11 @@ def test_effect_and_move_are_one_transaction(place, transactional_db):
     order.refresh_from_db()
     assert order.step == Step.PACKING
     assert not Crate.objects.exists()
+    assert "orders.invoice" not in owed(order)
 
 
 @pytest.mark.spec("G6.1")
-def test_a_temporary_problem_frees_the_order_and_tells_the_customer(place):
+def test_a_temporary_problem_leaves_the_order_where_it_is(place):
     order = place()
 
     def work(_):
@@ -116,12 +126,13 @@ def test_a_temporary_problem_frees_the_order_and_tells_the_customer(place):
 
     with pytest.raises(TemporaryProblem):
         run(order, work=work)
+    steps.tell(order.pk, Step.PAYMENT, "The bank sleeps.")
     order.refresh_from_db()
-    assert (order.step, order.note, order.claimed_until) == (Step.PAYMENT, "The bank sleeps.", None)
-    assert order.resume_at > timezone.now() + steps.RETRY_WITHIN
-    assert run(order, Attempt("task-1", 1)) == "done"
+    assert (order.step, order.note) == (Step.PAYMENT, "The bank sleeps.")
+    assert run(order, tries=2) == "done"
     order.refresh_from_db()
     assert order.note == ""
+    assert OrderStep.objects.get(order=order, step=Step.PAYMENT).attempts == 2
 
 
 @pytest.mark.spec("G6.1")
@@ -135,114 +146,70 @@ def test_a_permanent_problem_ends_the_order(place):
     order.refresh_from_db()
     assert (order.step, order.failed_step, order.note) == (Step.FAILED, Step.PAYMENT, "No money.")
     assert order.finished_at
+    assert owed(order) == ["payments.charge"]
 
 
-def test_staff_can_send_a_failed_order_on_its_way_again(place):
-    order = place()
-    assert not steps.reopen(order)
-    assert steps.give_up(order.pk, Step.PAYMENT, "No.", "task-1")
-    assert steps.reopen(order)
-    order.refresh_from_db()
-    assert (order.step, order.failed_step, order.note, order.finished_at) == (
-        "payment",
-        "",
-        "",
-        None,
-    )
-    assert run(order) == "done"
+class TestStaffSendsAnOrderOnItsWayAgain:
+    def test_from_the_step_that_failed(self, place):
+        order = place()
 
+        def declined(_):
+            raise PermanentProblem("No.")
 
-def test_giving_up_does_not_touch_an_order_that_somebody_works_on(place):
-    order = place()
-    steps._claim(order.pk, Step.PAYMENT, Attempt("task-1", 0))
-    assert not steps.give_up(order.pk, Step.PAYMENT, "No.", "task-2")
-    assert steps.give_up(order.pk, Step.PAYMENT, "No.", "task-1")
+        run(order, work=declined)
+        assert steps.try_again(order)
+        order.refresh_from_db()
+        assert (order.step, order.failed_step, order.note) == ("payment", "", "")
+        assert order.finished_at is None
+        assert owed(order) == ["payments.charge"] * 2
+        assert run(order) == "done"
 
+    @pytest.mark.spec("G6.5")
+    def test_by_a_replay_of_its_dead_letter(self, place):
+        order = place()
+        letter = bury(order)
+        assert order.is_stuck
+        assert steps.try_again(order)
+        assert not Dead.objects.exists()
+        assert Outbox.objects.get().task_id == letter.task_id
+        assert not order.is_stuck
 
-@pytest.mark.spec("G6.4")
-def test_a_step_that_kills_its_worker_each_time_is_given_up(place):
-    order = place()
-    for number in range(steps.MOST_ATTEMPTS):
-        assert steps._claim(order.pk, Step.PAYMENT, Attempt(f"task-{number}", 0))
-        expire_lease(order)
-    assert run(order, work=lambda _: pytest.fail("once too often")) == "skipped"
-    order.refresh_from_db()
-    assert (order.step, order.note) == (Step.FAILED, steps.SORRY)
+    def test_anew_when_its_task_was_discarded(self, place):
+        order = place()
+        bury(order).delete()
+        assert steps.try_again(order)
+        order.refresh_from_db()
+        assert Outbox.objects.get().task_id == order.task_id
+
+    def test_but_not_one_that_is_on_its_way_or_done(self, place):
+        order = place()
+        assert not steps.try_again(order)
+        assert owed(order) == ["payments.charge"]
+        assert not steps.try_again(move_to(order, Step.DONE))
 
 
 @pytest.mark.spec("G3.4", "G8.4", "G5.5")
 @pytest.mark.django_db(transaction=True)
-def test_eight_deliveries_at_once_work_once(place, broker):
+def test_eight_deliveries_at_once_have_one_effect(place, broker):
     order = move_to(place(), Step.PACKING)
     gate = threading.Barrier(8)
     results = []
 
-    def deliver(number: int) -> None:
+    def deliver() -> None:
         gate.wait()
         try:
-            results.append(services.pack(order.pk, Attempt(f"task-{number}", 0)))
+            results.append(services.pack(order.pk))
         finally:
             connection.close()
 
-    threads = [threading.Thread(target=deliver, args=[number]) for number in range(8)]
+    threads = [threading.Thread(target=deliver) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(results) == ["done"] + ["skipped"] * 7
+    assert results.count("done") == 1
+    assert set(results) <= {"done", "skipped", "superseded"}
+    assert len(results) == 8
     assert Crate.objects.count() == 1
+    assert owed(order).count("orders.invoice") == 1
     assert broker.llen("orders") == 1
-
-
-class TestTheSweep:
-    @pytest.fixture
-    def stalled(self, place, broker, transactional_db):
-        order = place()
-        broker.delete("default")
-        expire_lease(order)
-        return order
-
-    def test_sends_a_lost_step_again(self, stalled, broker):
-        assert steps.resume_stalled() == 1
-        assert broker.llen("default") == 1
-
-    def test_leaves_alone_what_it_has_just_sent(self, stalled, broker):
-        assert steps.resume_stalled() == 1
-        assert steps.resume_stalled() == 0
-        assert broker.llen("default") == 1
-
-    def test_waits_longer_each_time(self, stalled):
-        pauses = []
-        for _ in range(6):
-            steps.resume_stalled()
-            stalled.refresh_from_db()
-            pauses.append(round((stalled.resume_at - timezone.now()).total_seconds()))
-            expire_lease(stalled)
-        assert pauses == [30, 60, 120, 240, 300, 300]
-
-    def test_leaves_alone_what_is_new_claimed_or_finished(self, place, broker, transactional_db):
-        place()
-        claimed = place()
-        steps._claim(claimed.pk, Step.PAYMENT, Attempt("task-1", 0))
-        finished = move_to(place(), Step.DONE)
-        expire_lease(finished)
-        assert steps.resume_stalled() == 0
-
-    def test_two_sweeps_do_not_send_the_same_order(self, stalled, broker):
-        gate = threading.Barrier(4)
-        counts = []
-
-        def sweep() -> None:
-            gate.wait()
-            try:
-                counts.append(steps.resume_stalled())
-            finally:
-                connection.close()
-
-        threads = [threading.Thread(target=sweep) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(counts) == [0, 0, 0, 1]
-        assert broker.llen("default") == 1

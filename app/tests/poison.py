@@ -1,0 +1,30 @@
+"""Attached to the workers of the tests: orders that cannot be packed, until a file is there."""
+
+import os
+import signal
+from pathlib import Path
+
+from celery import signals
+
+from orders import services
+from orders.models import Order
+from orders.tasks import pack
+
+POISON, BUG = "Mr Poison", "Ms Bug"
+
+find_crate = services._find_crate
+
+
+def find_crate_or_die(order: Order, effort: float) -> tuple[int, str]:
+    if not Path(os.environ["POISON"]).exists():
+        if order.name == POISON:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if order.name == BUG:
+            raise ZeroDivisionError("a bug")
+    return find_crate(order, effort)
+
+
+@signals.worker_init.connect
+def attach(**_: object) -> None:
+    services._find_crate = find_crate_or_die
+    pack.max_sends = 2
