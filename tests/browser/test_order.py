@@ -84,7 +84,7 @@ def test_the_operator_logs_in_to_the_admin(page, target, problems, shoot):
     expect(page.locator("#content h1")).to_have_text("Site administration")
     shoot("admin")
     page.goto(f"{target.url}/admin/django_celery_beat/periodictask/")
-    expect(page.locator("#result_list")).to_contain_text("Resume stalled orders")
+    expect(page.locator("#result_list")).to_contain_text("Count the orders of today")
     shoot("admin-schedule")
     page.goto(f"{target.url}/admin/orders/order/")
     shoot("admin-orders")

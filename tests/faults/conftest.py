@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from support import inventory as inventories
-from support.hosts import show
+from support.hosts import show, until
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -39,6 +39,27 @@ def running(host, variables):
         } - {f"{name}-web.service"}
 
     return units
+
+
+# Where the locks of running tasks begin (ledger.py of the runtime package).
+TASK_LOCKS = 0x63656C << 40
+
+
+@pytest.fixture
+def at_the_bank(sql):
+    """Return a function that waits until workers are in the middle of these orders' payments."""
+
+    def wait(*paths: str) -> None:
+        identities = ", ".join(f"'{path.strip('/').split('/')[-1]}'" for path in paths)
+        query = (
+            "select count(*) from orders_order r join celeriac_outbox o using (task_id)"
+            " join pg_locks l on"
+            f" (l.classid::bigint << 32) + l.objid::bigint = {TASK_LOCKS} + o.seq"
+            f" where l.locktype = 'advisory' and l.objsubid = 1 and public_id in ({identities})"
+        )
+        until(20, lambda: sql(query) == [str(len(paths))], "no worker took the payment")
+
+    return wait
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ testinfra_hosts = ["ansible://web"]
 JOURNAL = ("*-worker-*", "*-beat@*")
 pytestmark = pytest.mark.usefixtures("reference_project")
 
-# The lease of the step, the pause before a lost message is sent again, and the rest of the order.
-ENDS_WITHIN = 90
+# The start of a worker on a busy machine, two seconds to notice, and the rest of the orders.
+ENDS_WITHIN = 40
 BACK_WITHIN = 30
 
 
@@ -27,21 +27,24 @@ def unit(host, release, variables, app_name):
 KILL = {
     "the main process": "kill -KILL $(systemctl show --value -p MainPID {unit})",
     "one child": "kill -KILL $(pgrep -P $(systemctl show --value -p MainPID {unit}) | tail -1)",
+    "the whole unit": "systemctl kill --signal=KILL {unit}",
 }
 
 
 @pytest.mark.spec("G3.4", "D1.2.5", "D6.3.4", "G8.4")
 @pytest.mark.parametrize("what", KILL)
-def test_the_order_ends_once(host, sql, site, unit, effects, what):
-    order = site.place_order()
-    identity = order.strip("/").split("/")[-1]
-    end = time.monotonic() + 20
-    while sql(f"select claimed_by <> '' from orders_order where public_id = '{identity}'") != ["t"]:
-        assert time.monotonic() < end, "no worker took the order"
+def test_all_orders_end_once(host, site, unit, effects, at_the_bank, what):
+    """Within seconds, though the broker would give their messages back after ten minutes."""
+    orders = [site.place_order() for _ in range(4)]
+    at_the_bank(*orders[:2])
     host.check_output(KILL[what].format(unit=unit))
 
-    assert site.finish(order, ENDS_WITHIN)["step"] == "done"
-    assert set(effects(order).values()) == {1}, effects(order)
+    start = time.monotonic()
+    for order in orders:
+        assert site.finish(order, ENDS_WITHIN)["step"] == "done"
+    print(f"the orders had ended after {time.monotonic() - start:.1f} s")
+    found = {order: effects(order) for order in orders}
+    assert {number for counts in found.values() for number in counts.values()} == {1}, found
 
 
 @pytest.mark.spec("D6.3.4", "G7.6")

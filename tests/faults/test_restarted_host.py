@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from support.hosts import until
 from support.site import Site
 
 testinfra_hosts = ["ansible://web"]
@@ -38,11 +39,12 @@ def test_everything_is_back_with_the_old_order_and_takes_a_new_one(
     start = restart(host, variables)
 
     # The address may be another one now.
-    site = until(BACK_WITHIN - (time.monotonic() - start), lambda: answering(proxy))
-    until(BACK_WITHIN - (time.monotonic() - start), lambda: running() == before)
+    site = until(left(start), lambda: answering(proxy), "the site does not answer")
+    until(left(start), lambda: running() == before, "some units are not back")
     until(
-        BACK_WITHIN - (time.monotonic() - start),
+        left(start),
         lambda: host.run("systemctl is-system-running").stdout.strip() == "running",
+        "systemd has not started everything",
     )
     print(f"everything was back after {time.monotonic() - start:.0f} s")
 
@@ -52,6 +54,11 @@ def test_everything_is_back_with_the_old_order_and_takes_a_new_one(
     assert set(effects(new).values()) == {1}, effects(new)
 
 
+def left(start: float) -> float:
+    """Return the seconds that are left for everything to come back."""
+    return BACK_WITHIN - (time.monotonic() - start)
+
+
 def answering(proxy) -> Site | None:
     """Return the site if it answers."""
     try:
@@ -59,12 +66,3 @@ def answering(proxy) -> Site | None:
         return site if site.request("/", timeout=5).status == 200 else None
     except OSError:
         return None
-
-
-def until(seconds: float, found):
-    """Return what `found()` finds; fails after `seconds`."""
-    end = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < end, f"not back within {BACK_WITHIN} s"
-        time.sleep(0.5)
-    return value

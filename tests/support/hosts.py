@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import shlex
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -63,6 +64,15 @@ class Release:
             f"find_app({self.celery_app!r}).loader.import_default_modules()\n"
         )
         return self.python(setup + code)
+
+
+def until(seconds: float, found: Callable[[], Any], problem: str) -> Any:
+    """Return what `found()` finds; fails after `seconds` and says the problem."""
+    end = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < end, f"after {seconds:.0f} s: {problem}"
+        time.sleep(0.3)
+    return value
 
 
 def show(host: Any, *patterns: str) -> dict[str, dict[str, str]]:
