@@ -88,6 +88,12 @@ def move_to(order: Order, step: str) -> Order:
     return order
 
 
+def owed(order: Order) -> list[str]:
+    """The tasks that are owed for an order, oldest first."""
+    rows = Outbox.objects.order_by("seq")
+    return [row.task for row in rows if row.arguments() == f"({order.pk},) {{}}"]
+
+
 def bury(order: Order) -> Dead:
     """Make a dead letter of the order's task, as a worker does."""
     order.refresh_from_db()

@@ -10,19 +10,13 @@ from orders import services, steps
 from orders.models import Crate, Order, OrderStep, Step
 from orders.problems import PermanentProblem, TemporaryProblem
 
-from .conftest import bury, move_to
+from .conftest import bury, move_to, owed
 
 pytestmark = pytest.mark.django_db
 
 
 def run(order, step=Step.PAYMENT, work=lambda order: None, record=None, tries=1):
     return steps.run(order.pk, step, work, record or (lambda order, result: None), tries)
-
-
-def owed(order) -> list[str]:
-    """The tasks that are owed for an order, oldest first."""
-    rows = Outbox.objects.order_by("seq")
-    return [row.task for row in rows if row.arguments() == f"({order.pk},) {{}}"]
 
 
 def test_a_step_records_its_effect_and_owes_the_next(place):
