@@ -374,6 +374,7 @@ def test_sigterm_does_not_interrupt_a_tick(monkeypatch):
     monkeypatch.setenv("CELERIAC_BEAT_SCHEDULER", "celery.beat:Scheduler")
     scheduler = LeaderScheduler(app=Celery(set_as_current=False), lazy=True)
     monkeypatch.setattr(scheduler, "verify", lambda: None)
+    monkeypatch.setattr(scheduler, "report", lambda: None)
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
     steps = []
 

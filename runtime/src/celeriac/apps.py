@@ -1,4 +1,4 @@
-"""The Django app: the tables of durable tasks, and dead letters for every task."""
+"""The Django app: the tables of durable tasks; dead letters and history for every task."""
 
 from typing import Any
 
@@ -12,9 +12,10 @@ class CeleriacConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from celeriac import deadletters
+        from celeriac import deadletters, history
 
         deadletters.connect()
+        history.connect()
         checks.register(check_database)
 
 

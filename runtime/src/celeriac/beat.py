@@ -35,7 +35,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -46,7 +46,7 @@ from celery.utils.imports import load_extension_class_names, symbol_by_name
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
-from celeriac import notify
+from celeriac import history, notify
 
 logger = get_logger("celeriac.beat")
 
@@ -55,6 +55,7 @@ TICK_SECONDS = 5.0
 BROKER_SECONDS = 1.0
 PAUSE_SECONDS = 5.0
 MISSED_AT_MOST = 1000
+REPORT_SECONDS = 2.0
 RUN_SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "celeriac.beat")
 LEASE_SPACE = zlib.crc32(b"celeriac.beat") - 2**31
 
@@ -74,6 +75,7 @@ class Lease:
     )
 
     def __init__(self, app_name: str) -> None:
+        self.app_name = app_name
         self.key = zlib.crc32(app_name.encode()) - 2**31
         self.owner = f"celeriac-beat {socket.gethostname()}:{os.getpid()}"
         self.connection: Any = None
@@ -200,6 +202,7 @@ class LeaderScheduler:
         self.late = ""  # the entry whose run was sent after a wait
         self.missed: dict[str, int] = {}
         self.producer: Any = None
+        self.reported_at = float("-inf")
         inner_class = scheduler_class(app)
         if not lazy:
             app.conf.beat_sync_every = 1
@@ -288,10 +291,21 @@ class LeaderScheduler:
             self.verify()
             notify.send("WATCHDOG=1")
             delay = self.inner.tick()
+            self.report()
             if self.late:
                 self.recount()
                 delay = 0
         return min(delay, self.longest_sleep)
+
+    def report(self) -> None:
+        """Tell the metrics that the leader ticks; at most every REPORT_SECONDS."""
+        from django.db import Error
+
+        if time.monotonic() - self.reported_at < REPORT_SECONDS:
+            return
+        self.reported_at = time.monotonic()
+        with suppress(Error):  # a lost session is `verify`'s to notice
+            history.ticked(self.lease.connection, self.lease.app_name, self.lease.owner)
 
     def recount(self) -> None:
         """Count the delay of the run after one that waited from its own time, not from now."""

@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from celery import Celery
@@ -21,6 +22,8 @@ from kombu.compression import compress
 from kombu.serialization import dumps
 
 HEADER = "celeriac_seq"
+DUE = "celeriac_due"
+"""When the task was published or may start, in seconds since the epoch; for latencies."""
 TIMEOUT = 1.0
 BREAK_SECONDS = 2.0
 
@@ -40,8 +43,8 @@ class Capture:
 
     serializer = None
 
-    def __init__(self, app: Celery) -> None:
-        self.app = app
+    def __init__(self, app: Celery, due_at: datetime | None = None) -> None:
+        self.app, self.due_at = app, due_at
         self.connection = self
         self.message: Message | None = None
 
@@ -72,6 +75,8 @@ class Capture:
             )
         for name in ("retry", "retry_policy", "timeout", "confirm_timeout", "expiration"):
             properties.pop(name, None)
+        if self.due_at:
+            headers = (headers or {}) | {DUE: self.due_at.timestamp()}
         self.message = compose(
             self.app, queue, body, headers or {}, properties, serializer or "json", compression
         )
@@ -116,6 +121,15 @@ def list_name(app: Celery, queue: str, priority: int) -> str:
     steps = list(options.get("priority_steps") or (0, 3, 6, 9))
     step = steps[bisect.bisect(steps, priority) - 1]
     return f"{queue}{options.get('sep') or chr(6) + chr(22)}{step}" if step else queue
+
+
+def unprefixed(app: Celery, name: str) -> str:
+    """The key for a command that kombu's client sends without the key prefix: LRANGE."""
+    from kombu.transport.redis import GlobalKeyPrefixMixin
+
+    options = app.conf.broker_transport_options or {}
+    known = "LRANGE" in GlobalKeyPrefixMixin.PREFIXED_SIMPLE_COMMANDS
+    return name if known else (options.get("global_keyprefix") or "") + name
 
 
 def stamped(text: str, seq: int | None) -> str:

@@ -12,6 +12,7 @@ loses it. A durable task's row becomes its letter, so nothing is between.
 import base64
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -19,7 +20,7 @@ from celery import Celery, current_app, signals
 from django.db import connections
 
 from celeriac import broker, ledger
-from celeriac.broker import HEADER, Message
+from celeriac.broker import DUE, HEADER, Message
 
 logger = logging.getLogger("celeriac.deadletters")
 
@@ -240,8 +241,9 @@ def replay(letters: Iterable[Any]) -> int:
 
 
 def fresh(text: str) -> str:
-    """The message as at its first attempt."""
+    """The message as at its first attempt, due now."""
     message = json.loads(text)
+    message["headers"][DUE] = time.time()
     if "retries" in message["headers"]:
         message["headers"]["retries"] = 0
     return json.dumps(message)

@@ -105,10 +105,9 @@ class Task(DjangoTask):
         if options.get("chord"):
             raise ImproperlyConfigured(NO_CHORDS.format(task=self.name))
         task_id = task_id or uuid()
-        message, result = self.message(
-            args, kwargs, task_id, link=link, link_error=link_error, shadow=shadow, **options
-        )
         due_at = self.due(countdown, eta)
+        options |= {"link": link, "link_error": link_error, "shadow": shadow}
+        message, result = self.message(args, kwargs, task_id, due_at, **options)
         request = self.request
         if (
             request.get(HEADER) is not None
@@ -136,11 +135,16 @@ class Task(DjangoTask):
         return self.apply_async(*args, **kwargs)
 
     def message(
-        self, args: Any, kwargs: Any, task_id: str, **options: Any
+        self,
+        args: Any,
+        kwargs: Any,
+        task_id: str,
+        due_at: datetime | None = None,
+        **options: Any,
     ) -> tuple[Message, AsyncResult]:
         """What Celery would send for this call, without sending it."""
         app = self._get_app()
-        capture = broker.Capture(app)
+        capture = broker.Capture(app, due_at)
         ignored = options.pop("ignore_result", None)
         ignored = self.ignore_result if ignored is None else ignored
         headers = (options.pop("headers", None) or {}) | {"ignore_result": ignored}

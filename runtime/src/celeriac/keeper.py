@@ -1,11 +1,12 @@
 """The keeper: a thread in each worker's main process that looks after the outbox.
 
-Every keeper says what its worker has taken and not yet started, and writes dead letters.
-One of them leads (an advisory lock) and
+Every keeper says what its worker has taken and not yet started, and what it runs; it writes
+dead letters and history (see history.py). One of them leads (an advisory lock) and
 
 - sends rows that are due: bulk, ETAs, retries, and what could not be published;
 - sends again what has left its queue without an effect;
-- makes a dead letter of what was sent `max_sends` times.
+- makes a dead letter of what was sent `max_sends` times;
+- notes once a minute how much waits in each queue.
 
 How a message is known to have left its queue: Redis lists are first in, first out, and every
 message carries its row's `seq`. So the lowest seq near the head of the list, sampled twice a
@@ -25,19 +26,22 @@ the copy is dropped when it comes to run.
 import json
 import logging
 import os
+import re
 import threading
 import time
 import zlib
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from celery.worker import state
 from django.db import connections
 
-from celeriac import broker, deadletters, ledger
+from celeriac import broker, deadletters, figures, history, ledger
 from celeriac.broker import HEADER
+from celeriac.figures import WORKERS
 
 logger = logging.getLogger("celeriac.keeper")
 
@@ -51,7 +55,12 @@ RESEND_BATCH = 200
 BATCHES_A_TICK = 50
 SEEN_SECONDS = 5.0
 MAX_SENDS = 6
-WORKERS = zlib.crc32(b"celeriac.worker") - 2**31
+REPORT_SECONDS = 1.0
+DEPTH_SECONDS = 60.0
+MOST_TASKS = 100
+MOST_CHARACTERS = 120
+STOP_SECONDS = 2.0
+NO_JSON = re.compile("[\0\ud800-\udfff]")  # what PostgreSQL does not take
 LEADER = zlib.crc32(b"celeriac.keeper") - 2**31
 
 RELAY = """
@@ -116,11 +125,25 @@ class Keeper:
         self.sampled_at = 0.0
         self.tidied_at = 0.0
         self.trouble = ""
+        self.tally = history.Tally(lambda: app.amqp.queues.consume_from)
+        self.reported: tuple[Any, float] = (None, 0.0)
+        self.report_trouble = ""
+        self.depths_at = 0.0
+        self.stopping = False
+        self.wake, self.written = threading.Event(), threading.Event()
 
     def start(self) -> None:
         deadletters.hand_over(self.letters.append)
+        signals.worker_shutdown.connect(self.stop, weak=False)
         os.register_at_fork(after_in_child=self.forget)
         threading.Thread(target=self.run, name="celeriac-keeper", daemon=True).start()
+
+    def stop(self, **_: Any) -> None:
+        """The worker leaves: write what was counted, and wait for it some seconds at most."""
+        if os.getpid() == self.pid:
+            self.stopping = True
+            self.wake.set()
+            self.written.wait(STOP_SECONDS)
 
     def forget(self) -> None:
         """In a pool child: let go of the session, or it would outlive its worker."""
@@ -133,6 +156,7 @@ class Keeper:
     def run(self) -> None:
         while True:
             pause = TICK
+            self.tally.add_up()
             try:
                 if self.session is None:
                     self.open()
@@ -152,7 +176,8 @@ class Keeper:
                     logger.warning("The outbox has to wait: %s", trouble)
                 if not is_broker_error(error):
                     self.close()
-            time.sleep(pause)
+            self.wake.wait(pause)
+            self.wake.clear()
 
     # -- the session -------------------------------------------------------------------
 
@@ -176,7 +201,7 @@ class Keeper:
             self.name,
         )[0][0]
         self.fetch("SELECT pg_advisory_lock(%s, %s)", WORKERS, self.worker_id)
-        self.said = (None, 0.0)
+        self.said = self.reported = (None, 0.0)
 
     def close(self) -> None:
         session, self.session, self.leading = self.session, None, False
@@ -196,6 +221,7 @@ class Keeper:
     def tick(self) -> None:
         self.say_held()
         self.write_letters()
+        self.report()
         if not self.leading:
             self.leading = self.fetch("SELECT pg_try_advisory_lock(%s, 0)", LEADER)[0][0]
         if not self.leading:
@@ -225,20 +251,62 @@ class Keeper:
 
     def held(self) -> list[int]:
         """Rows whose messages wait in this process: for a slot, an ETA, or a rate limit."""
-        waiting: set[Any] = set()
-        for group in (state.reserved_requests, state.scheduled_requests):
-            while True:
-                try:
-                    waiting.update(group)
-                    break
-                except RuntimeError:  # it grew meanwhile, in the loop's thread
-                    continue
+        # In the order that a request goes through them.
+        waiting = members(state.scheduled_requests) | members(state.reserved_requests)
         for bucket in list(getattr(self.consumer, "task_buckets", None) or ()):
             limited = self.consumer.task_buckets[bucket]
             if limited:
                 waiting.update(request for request, _ in list(limited.contents))
         seqs = (r._request_dict.get(HEADER) for r in waiting if not r.time_start)
         return sorted(seq for seq in seqs if seq is not None)
+
+    def report(self) -> None:
+        """Write what this worker runs, and what it did."""
+        stopping = self.stopping
+        if stopping:
+            self.tally.add_up()
+        self.aside(self.say_running)
+        self.aside(lambda: self.tally.write(self.session, at_once=stopping))
+        if stopping:
+            self.written.set()
+
+    def aside(self, action: Callable[[], None]) -> None:
+        """Do what people like to see, but what may not keep the outbox waiting."""
+        try:
+            action()
+        except Exception as error:
+            if not self.session.is_usable():
+                raise
+            if str(error) != self.report_trouble:
+                self.report_trouble = str(error)
+                logger.warning("The history has a gap: %s", error)
+
+    def say_running(self) -> None:
+        """Tell people what this worker runs; once a second at most, and only when it changed."""
+        last, at = self.reported
+        if time.monotonic() - at < REPORT_SECONDS:
+            return
+        running = members(state.active_requests)
+        longest = sorted(running, key=lambda request: request.time_start or 0)[:MOST_TASKS]
+        pool = getattr(self.consumer, "pool", None)
+        queues = sorted(self.app.amqp.queues.consume_from)
+        said = (
+            type(pool).__module__.rpartition(".")[2],
+            getattr(pool, "num_processes", None) or getattr(pool, "limit", None),
+            json.dumps(queues),
+            figures.release(),
+            len(running),
+            json.dumps([described(request) for request in longest]),
+        )
+        self.reported = last, time.monotonic()
+        if said != last:
+            self.execute(
+                "UPDATE celeriac_worker SET pool = %s, concurrency = %s, queues = %s,"
+                " release = %s, running = %s, tasks = %s WHERE id = %s",
+                *said,
+                self.worker_id,
+            )
+            self.reported = said, time.monotonic()
 
     def write_letters(self) -> None:
         for _ in range(len(self.letters)):
@@ -264,7 +332,7 @@ class Keeper:
             )[0]
             seq = None
             for look in (LOOK, DEEP_LOOK):
-                messages = redis.lrange(name, -look, -1)
+                messages = redis.lrange(broker.unprefixed(self.app, name), -look, -1)
                 seqs = [seq for m in messages if (seq := seq_of(m)) is not None]
                 if seqs:
                     seq = min(seqs)
@@ -331,6 +399,36 @@ class Keeper:
             WORKERS,
             self.worker_id,
         )
+        self.aside(lambda: history.tidy(self.session))
+        if time.monotonic() - self.depths_at >= DEPTH_SECONDS:
+            self.depths_at = time.monotonic()
+            self.aside(self.note_depths)
+
+    def note_depths(self) -> None:
+        found = figures.queues(self.app, figures.queue_names(self.app, self.session))
+        history.note_depths(self.session, [(q.name, q.depth, q.oldest) for q in found])
+
+
+def members(group: Any) -> set[Any]:
+    """The members of a weak set that another thread may change meanwhile."""
+    while True:
+        try:
+            return set(group)
+        except RuntimeError:
+            continue
+
+
+def described(request: Any) -> dict[str, Any]:
+    """A running task as people want to see it."""
+    arguments = f"{request.argsrepr or ''} {request.kwargsrepr or ''}"
+    if len(arguments) > MOST_CHARACTERS:
+        arguments = arguments[: MOST_CHARACTERS - 1] + "…"
+    return {
+        "id": NO_JSON.sub("?", request.id),
+        "task": request.task.name,
+        "arguments": NO_JSON.sub("?", arguments),
+        "since": request.time_start,
+    }
 
 
 def seq_of(message: bytes) -> int | None:

@@ -1,6 +1,6 @@
-"""Four tables: tasks that are owed, tasks that died, workers, and heads of queues.
+"""The tables: tasks that are owed, tasks that died, workers, heads of queues, and history.
 
-For people and the admin; the hot paths speak SQL (see ledger.py and keeper.py).
+For people and the admin; the hot paths speak SQL (see ledger.py, keeper.py and history.py).
 """
 
 import json
@@ -78,11 +78,21 @@ class Dead(Letter):
 
 
 class Worker(models.Model):
-    """A worker, and what it has taken from its queues but not started."""
+    """A worker: what it has taken from its queues but not started, and what it does.
+
+    What came with the second migration may be NULL: a worker of the release before does not
+    write it.
+    """
 
     name = models.CharField(max_length=255)
     seen_at = models.DateTimeField()
     held = models.JSONField()
+    pool = models.CharField(max_length=32, null=True)
+    concurrency = models.PositiveIntegerField(null=True)
+    queues = models.JSONField(null=True)
+    release = models.CharField(max_length=64, null=True)
+    running = models.PositiveIntegerField(null=True)
+    tasks = models.JSONField(null=True, help_text="Some of the tasks that run, longest first.")
 
 
 class Head(models.Model):
@@ -94,3 +104,56 @@ class Head(models.Model):
 
     class Meta:
         indexes = [models.Index(fields=["queue", "at"], name="celeriac_head_at")]
+
+
+class Counts(models.Field):
+    """An array of whole numbers; django.contrib.postgres is not needed for it."""
+
+    def db_type(self, connection: Any) -> str:
+        return "bigint[]"
+
+
+class Minute(models.Model):
+    """What a task did in a queue in one minute; the minute 1970-01-01 stands for all time."""
+
+    minute = models.DateTimeField()
+    task = models.CharField(max_length=255)
+    queue = models.CharField(max_length=255)
+    succeeded = models.BigIntegerField()
+    failed = models.BigIntegerField()
+    retried = models.BigIntegerField()
+    rejected = models.BigIntegerField()
+    runtime_sum = models.FloatField()
+    latency_sum = models.FloatField()
+    runtime = Counts(help_text="How many ran as long as each of history.BUCKETS.")
+    latency = Counts(help_text="How many started as late as each of history.BUCKETS.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["task", "queue", "minute"], name="celeriac_minute_of_task"
+            )
+        ]
+        indexes = [models.Index(fields=["minute"], name="celeriac_minute_at")]
+
+
+class Depth(models.Model):
+    """How many messages waited in a queue in one minute, and for how many seconds the first."""
+
+    minute = models.DateTimeField()
+    queue = models.CharField(max_length=255)
+    depth = models.BigIntegerField()
+    oldest = models.FloatField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["queue", "minute"], name="celeriac_depth_of_queue")
+        ]
+
+
+class Tick(models.Model):
+    """When Beat last ticked."""
+
+    app = models.CharField(max_length=255, unique=True)
+    leader = models.CharField(max_length=255)
+    ticked_at = models.DateTimeField()

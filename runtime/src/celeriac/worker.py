@@ -294,9 +294,10 @@ def announce(sender: Any, **_: Any) -> None:
     connections.attach(sender)
     notify.send("STATUS=starting: connecting to the broker")
     if has_tables():
-        from celeriac import deadletters
+        from celeriac import deadletters, history
 
         deadletters.connect_undecodable()
+        history.connect_requests()
 
 
 @signals.worker_ready.connect(weak=False)
