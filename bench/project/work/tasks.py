@@ -1,0 +1,89 @@
+"""The tasks of the benchmarks. Those that are counted leave one row each, as their last act."""
+
+import time
+
+from celery import signals
+from django.conf import settings
+from django.db import connection
+
+from config.celery import app
+from work.trace import note
+
+if settings.RUNTIME:
+    from celeriac import Task
+else:
+    from celery import Task
+
+
+def effect(number: int, seconds: float, name: str = "") -> None:
+    """Work for some seconds, then write the row."""
+    note("started", number)
+    time.sleep(seconds)
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO work_effect (number, name) VALUES (%s, %s)", [number, name])
+
+
+@app.task(base=Task)
+def durable(number: int, seconds: float) -> None:
+    effect(number, seconds)
+
+
+@app.task(acks_late=False)
+def early(number: int, seconds: float, name: str = "") -> None:
+    effect(number, seconds, name)
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def late(number: int, seconds: float, name: str = "") -> None:
+    effect(number, seconds, name)
+
+
+def read() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT name FROM work_product WHERE id = 7")
+        cursor.fetchone()
+
+
+@app.task(acks_late=True)
+def noop() -> None:
+    """Nothing, as fast as possible."""
+
+
+@app.task(acks_late=True)
+def query() -> None:
+    read()
+
+
+@app.task(base=Task)
+def durable_query() -> None:
+    read()
+
+
+def note_tick(request, entry: str) -> None:
+    """Write the run's row; Celery says who sent it as "gen<pid>@<host>"."""
+    beat = int(request.origin.removeprefix("gen").partition("@")[0])
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO work_tick (run, entry, beat) VALUES (%s, %s, %s)",
+            [request.id, entry, beat],
+        )
+
+
+@app.task(base=Task, bind=True)
+def durable_tick(self, entry: str) -> None:
+    note_tick(self.request, entry)
+
+
+@app.task(acks_late=True, bind=True)
+def plain_tick(self, entry: str) -> None:
+    note_tick(self.request, entry)
+
+
+@signals.task_received.connect
+def received(request, **_: object) -> None:
+    """Note what a worker's main process has taken; relier wraps its arguments."""
+    arguments = request._payload[0]
+    if arguments and isinstance(arguments[0], dict):
+        arguments = arguments[0]["payload"]["args"]
+    if arguments:
+        note("received", arguments[0])

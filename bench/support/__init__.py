@@ -1,0 +1,1 @@
+"""What the benchmarks share: where they run, what they measure with, and how they report."""
