@@ -18,9 +18,13 @@ class Goal(NamedTuple):
     most: float = math.inf
 
     def missed(self, figures: Mapping[str, Any]) -> str:
-        """What to say about a figure that is out of bounds; a figure without a value is not."""
-        value = figures.get(self.figure)
-        if value is None or self.least <= value <= self.most:
+        """What to say about a figure that is out of bounds; one that was not asked for is not."""
+        if self.figure not in figures:
+            return ""
+        value = figures[self.figure]
+        if value is None:
+            return f"{self.figure} was not measured"
+        if self.least <= value <= self.most:
             return ""
         bound = f"at most {self.most:g}" if value > self.most else f"at least {self.least:g}"
         return f"{self.figure} is {value:g}, and should be {bound}"

@@ -41,7 +41,7 @@ def on_host() -> None:
     subprocess.run([BENCH / "host"], check=True, stdout=sys.stderr)
     name = Path(sys.argv[0]).name
     pack = subprocess.run(
-        ["tar", "-C", BENCH, "--exclude=__pycache__", "-c", name, "support"],
+        ["tar", "-C", BENCH, "--exclude=__pycache__", "-c", name, "harness"],
         check=True,
         capture_output=True,
     )

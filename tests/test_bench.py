@@ -1,0 +1,79 @@
+"""The benchmarks say what they measure, and fail when a goal is missed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from support.inventory import ROOT
+
+sys.path.append(str(ROOT / "bench"))
+from harness.report import Goal, finish, percentile, spread, table
+
+SCRIPTS = ["beat", "drains", "lossless", "throughput"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_each_one_explains_itself_without_starting_anything(script):
+    said = subprocess.run(
+        [sys.executable, ROOT / "bench" / script, "--help"], capture_output=True, text=True
+    )
+    assert said.returncode == 0, said.stderr
+    assert "--json" in said.stdout
+    assert "Exit status" in said.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_readme_names_each_one(script):
+    assert f"`bench/{script}`" in (ROOT / "bench/README.md").read_text()
+
+
+def test_an_unknown_mode_is_refused_by_name():
+    said = subprocess.run(
+        [sys.executable, ROOT / "bench/lossless", "--modes", "durable,lucky"],
+        capture_output=True,
+        text=True,
+    )
+    assert said.returncode == 2
+    assert "there is no lucky" in said.stderr
+
+
+GOALS = [Goal("lost", most=0), Goal("speedup", least=3)]
+
+
+@pytest.mark.parametrize(
+    ("figures", "status", "missed"),
+    [
+        ({"lost": 0, "speedup": 3.0}, 0, []),
+        ({"lost": 1, "speedup": 3.5}, 1, ["lost is 1, and should be at most 0"]),
+        ({"lost": 0, "speedup": 2.9}, 1, ["speedup is 2.9, and should be at least 3"]),
+        ({"lost": 0}, 0, []),
+        ({"lost": 0, "speedup": None}, 1, ["speedup was not measured"]),
+    ],
+)
+def test_a_missed_goal_is_named_and_makes_it_fail(capsys, figures, status, missed):
+    with pytest.raises(SystemExit) as end:
+        finish(figures, [], True, *GOALS)
+    assert end.value.code == status
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["missed"] == missed
+    assert len(printed.out.splitlines()) == 1
+    assert printed.err.splitlines() == [f"goal missed: {text}" for text in missed]
+
+
+def test_a_table_lines_up_and_leaves_out_what_there_is_not():
+    assert table([["", "durable"], ["lost", 0], ["recovery", None]]) == (
+        "          durable\nlost            0\nrecovery"
+    )
+
+
+def test_percentiles_are_values_that_occurred():
+    values = [3.0, 1.0, 2.0, 10.0]
+    assert percentile(values, 0.5) == 2.0
+    assert percentile(values, 0.99) == 10.0
+    assert percentile([], 0.5) is None
+
+
+def test_a_spread_is_the_quartiles():
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == [2.0, 3.0, 4.0]
