@@ -11,6 +11,7 @@ admin.site.site_header = admin.site.site_title = "Knobbly"
 urlpatterns = [
     path("health/", health, name="health"),
     path("admin/", admin.site.urls),
+    path("operations/", include("celeriac.urls")),
     path("", include("orders.urls")),
 ]
 

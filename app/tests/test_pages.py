@@ -255,6 +255,12 @@ class TestStaff:
         answer = staff.get(reverse(f"admin:{app}_{name}_changelist"))
         assert answer.status_code == 200
 
+    def test_the_operations_page_opens_and_the_admin_leads_there(self, staff):
+        answer = staff.get(reverse("celeriac:operations"))
+        assert answer.status_code == 200
+        assert b"Dead letters" in answer.content
+        assert reverse("celeriac:operations").encode() in staff.get("/admin/").content
+
     def test_an_order_opens(self, staff, place):
         order = place()
         assert staff.get(reverse("admin:orders_order_change", args=[order.pk])).status_code == 200

@@ -1,4 +1,4 @@
-"""The project with Django's admin, for its pages."""
+"""The project with Django's admin and the operations page."""
 
 from .settings import *  # noqa: F403
 
@@ -8,11 +8,13 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.messages",
     "django.contrib.sessions",
+    "django.contrib.staticfiles",
     "celeriac",
     "jobs",
 ]
 MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
 ]
@@ -30,3 +32,5 @@ TEMPLATES = [
     }
 ]
 ROOT_URLCONF = "config.admin_urls"
+STATIC_URL = "/static/"
+ALLOWED_HOSTS = ["example.org", "127.0.0.1"]

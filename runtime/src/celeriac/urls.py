@@ -1,0 +1,11 @@
+"""The operations page: path("operations/", include("celeriac.urls"))."""
+
+from django.urls import path
+
+from celeriac import operations
+
+app_name = "celeriac"
+urlpatterns = [
+    path("", operations.page, name="operations"),
+    path("dead-letters/", operations.act, name="dead"),
+]
