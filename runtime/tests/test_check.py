@@ -155,8 +155,9 @@ def test_gevent_needs_broker_connections_above_its_concurrency(app):
 def test_connections_beyond_postgresqls_limit(app):
     many = {"name": "cpu", "queues": ["default"], "concurrency": 20, "hosts": 2}
     message = only(run(app, many, postgresql_max_connections=100, web_connections=8), "error")
-    assert "max_connections of 100, but up to 105 may be open" in message
-    assert run(app, many, postgresql_max_connections=105, web_connections=8) == []
+    assert "max_connections of 100, but up to 109 may be open: 40 by tasks, 2 by workers" in message
+    assert "Write max_connections: 109 in postgresql_config" in message
+    assert run(app, many, postgresql_max_connections=109, web_connections=8) == []
 
 
 @pytest.mark.spec("G2.3", "D1.2.2")

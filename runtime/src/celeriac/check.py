@@ -238,15 +238,17 @@ def check_connections(app: Celery, topology: Topology) -> Iterator[str]:
     limit = topology.postgresql_max_connections
     if limit is None:
         return
-    workers = sum(pool.slots * pool.hosts for pool in topology.workers)
-    needed = 2 * (workers + topology.web_connections + BEAT_CONNECTIONS) + RESERVED_CONNECTIONS
+    slots = sum(pool.slots * pool.hosts for pool in topology.workers)
+    keepers = sum(pool.hosts for pool in topology.workers)
+    web = topology.web_connections
+    needed = 2 * (slots + keepers + web + BEAT_CONNECTIONS) + RESERVED_CONNECTIONS
     if needed > limit:
         yield (
             f"error: PostgreSQL allows max_connections of {limit}, but up to {needed} may be open: "
-            f"{workers} by workers, {topology.web_connections} by web and {BEAT_CONNECTIONS} by "
-            "Beat, twice while a deploy runs the old and the new release together, and "
-            f"{RESERVED_CONNECTIONS} kept free. Raise max_connections to {needed}, or lower "
-            "concurrency in celery_workers."
+            f"{slots} by tasks, {keepers} by workers that look after durable tasks, {web} by web "
+            f"and {BEAT_CONNECTIONS} by Beat, twice while a deploy runs the old and the new "
+            f"release together, and {RESERVED_CONNECTIONS} kept free. Write max_connections: "
+            f"{needed} in postgresql_config, or lower concurrency in celery_workers."
         )
 
 
