@@ -29,6 +29,11 @@ def role_contracts(root: str) -> list[dict[str, Any]]:
     return contracts
 
 
+def role_defaults(root: str, role: str) -> dict[str, Any]:
+    """Return the defaults of a role under `root`, for plays that do not run it."""
+    return yaml.safe_load((Path(root) / f"roles/{role}/defaults/main.yml").read_text()) or {}
+
+
 def known_variables(root: str) -> set[str]:
     """Return the names that the roles under `root` specify or group_vars/all sets."""
     known = {"celeriac_environment"}  # each inventory names its own
@@ -180,6 +185,7 @@ class FilterModule:
         return {
             "app_problems": app_problems,
             "role_contracts": role_contracts,
+            "role_defaults": role_defaults,
             "unknown_variables": unknown_variables,
             "topology_problems": topology_problems,
             "pools_for_check": pools_for_check,

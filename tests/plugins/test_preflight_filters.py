@@ -110,3 +110,7 @@ def test_the_check_in_the_release_hears_of_every_pool(groups):
 def test_every_role_has_a_contract():
     named = {contract["name"] for contract in FILTERS["role_contracts"](str(ROOT))}
     assert named == {path.name for path in (ROOT / "roles").iterdir() if path.is_dir()}
+
+
+def test_the_defaults_of_a_role_are_there_for_plays_that_do_not_run_it():
+    assert FILTERS["role_defaults"](str(ROOT), "web")["web_threads"] > 0
