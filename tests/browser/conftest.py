@@ -62,6 +62,9 @@ class Target:
     pools: list[str]
     flower: str
     resolver: str = ""
+    # The container that is the host, where it is one.
+    host: str = ""
+    app_name: str = "shop"
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +89,8 @@ def target(pytestconfig: pytest.Config) -> Target:
         flower=variables["nginx_flower_path"],
         # A published port is reached by name; a container's own address is in no DNS.
         resolver=f"MAP {domain} {address_of(variables)}" if port == 443 else "",
+        host=demo.get("host", ""),
+        app_name=variables["app_name"],
     )
 
 

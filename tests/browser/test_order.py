@@ -1,6 +1,7 @@
 """People: they place an order and watch it, and the operator looks behind the counter."""
 
 import re
+import subprocess
 
 import pytest
 from playwright.sync_api import Error, Page, expect
@@ -55,6 +56,24 @@ def test_an_order_is_placed_and_seen_to_finish(page, target, problems, shoot):
     assert page.evaluate("document.querySelector('[data-crate] img').naturalWidth") > 0
     assert fits(page)
     shoot("order-done")
+    assert problems == []
+
+
+@pytest.mark.spec("G3.4", "D1.2.5")
+def test_an_order_goes_on_when_its_worker_is_killed(page, target, problems):
+    if not target.host:
+        pytest.skip("kills workers of a demo host only")
+    page.goto(f"{target.url}/")
+    page.get_by_role("button", name=re.compile("^One .* more$")).first.click()
+    page.get_by_label("Your name").fill("Ada Root")
+    page.get_by_label("Your e-mail").fill("ada@example.org")
+    page.get_by_role("button", name="Place the order").click()
+    page.wait_for_url("**/orders/*/")
+    unit = f"{target.app_name}-worker-{target.pools[0]}@*"
+    subprocess.run(
+        ["docker", "exec", target.host, "systemctl", "kill", "--signal=KILL", unit], check=True
+    )
+    expect(page.locator("[data-headline]")).to_have_text("All done. Thank you!", timeout=45_000)
     assert problems == []
 
 
