@@ -1,5 +1,7 @@
 """The workers: each pool is what celery_workers says, and consumes its queues."""
 
+import zlib
+
 import pytest
 
 testinfra_hosts = ["ansible://all"]
@@ -99,3 +101,37 @@ def test_its_journal_names_no_error_since_it_started(host, local_pool, app_name,
         " '(CRITICAL|Traceback|Unrecoverable error)' || true"
     )
     assert said == ""
+
+
+@pytest.fixture(scope="module")
+def durable(sql):
+    """Skip where the project has not opted in to durable tasks."""
+    if sql("select to_regclass('celeriac_outbox') is not null") != ["t"]:
+        pytest.skip("this project has no durable tasks")
+
+
+@pytest.mark.spec("D1.2.5", "D7.2.1")
+def test_it_looks_after_durable_tasks(sql, durable, worker, local_pool, release, host):
+    """By one session of its own, from the main process."""
+    name = f"celeriac-keeper {local_pool['name']}-{release.id}@{host.check_output('hostname')}"
+    assert sql(f"select count(*) from pg_stat_activity where application_name = '{name[:63]}'") == [
+        "1"
+    ]
+
+
+def test_exactly_one_worker_leads_in_that(sql, durable):
+    key = (zlib.crc32(b"celeriac.keeper") - 2**31) & 0xFFFFFFFF
+    assert sql(
+        "select count(*) from pg_locks where locktype = 'advisory' and granted and objsubid = 2"
+        f" and classid::bigint = {key} and objid = 0"
+    ) == ["1"]
+
+
+def test_nothing_is_owed_that_could_not_be_sent(sql, durable):
+    assert (
+        sql(
+            "select task, error from celeriac_outbox where sent_at is null"
+            " and due_at < now() - interval '30 s'"
+        )
+        == []
+    )
