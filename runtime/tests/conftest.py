@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlparse
@@ -156,20 +156,30 @@ def environment(**extra: str) -> dict[str, str]:
 class Broker:
     """A Redis server of the test's own, so that it may be stopped."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+            probe.bind((host, 0))
             self.port = probe.getsockname()[1]
         self.folder = folder
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.marks_url = f"redis://127.0.0.1:{self.port}/1"
+        self.host = host
+        self.url = f"redis://{host}:{self.port}/0"
+        self.marks_url = f"redis://{host}:{self.port}/1"
         self.client = redis.Redis.from_url(self.url)
         self.marks = redis.Redis.from_url(self.marks_url)
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         command = [shutil.which("redis-server") or "redis-server", "--port", str(self.port)]
-        command += ["--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
+        command += [
+            "--bind",
+            self.host,
+            "--protected-mode",
+            "no",
+            "--dir",
+            str(self.folder),
+            "--save",
+            "",
+        ]
         command += ["--appendonly", "yes", "--loglevel", "warning"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
@@ -206,13 +216,15 @@ def broker(_broker: Broker) -> Broker:
 
 @pytest.fixture
 def start(tmp_path: Path, database: str, broker: Broker) -> Iterator[Callable[..., Service]]:
-    """Start a service: start(command..., settings={...}, ENV=value)."""
+    """Start a service: start(command..., settings={...}, prefix=[...], ENV=value)."""
     running: list[Service] = []
 
-    def run(*command: str, settings: dict | None = None, **env: str) -> Service:
+    def run(
+        *command: str, settings: dict | None = None, prefix: Sequence[str] = (), **env: str
+    ) -> Service:
         service = Service(
             tmp_path / f"service{len(running)}",
-            [sys.executable, "-m", *command],
+            [*prefix, sys.executable, "-m", *command],
             environment(
                 **{
                     "DATABASE_URL": database,

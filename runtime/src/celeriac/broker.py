@@ -24,6 +24,8 @@ from kombu.serialization import dumps
 HEADER = "celeriac_seq"
 DUE = "celeriac_due"
 """When the task was published or may start, in seconds since the epoch; for latencies."""
+STRIKES = "celeriac_strikes"
+"""In what is sent again: the row's strikes (see quarantine.py)."""
 TIMEOUT = 1.0
 BREAK_SECONDS = 2.0
 
@@ -132,14 +134,14 @@ def unprefixed(app: Celery, name: str) -> str:
     return name if known else (options.get("global_keyprefix") or "") + name
 
 
-def stamped(text: str, seq: int | None) -> str:
+def stamped(text: str, seq: int | None, strikes: int | None = None) -> str:
     """The message with its place in the outbox and a delivery tag of its own."""
     message = json.loads(text)
     message["properties"]["delivery_tag"] = str(uuid.uuid4())
-    if seq is None:
-        message["headers"].pop(HEADER, None)
-    else:
-        message["headers"][HEADER] = seq
+    for header, value in ((HEADER, seq), (STRIKES, strikes)):
+        message["headers"].pop(header, None)
+        if value is not None:
+            message["headers"][header] = value
     return json.dumps(message)
 
 
@@ -168,12 +170,13 @@ def client(app: Celery) -> Any:
     return _clients[key][0]
 
 
-def push(app: Celery, messages: Iterable[tuple[str, str, int | None]], front: bool = False) -> None:
-    """Push (list, message, seq) in one round trip, to the end of the queue or its front."""
+def push(app: Celery, messages: Iterable[tuple[Any, ...]], front: bool = False) -> None:
+    """Push (list, message, seq[, strikes]) in one round trip, to the end of the queue or its
+    front."""
     pipe = client(app).pipeline(transaction=False)
     add = pipe.rpush if front else pipe.lpush  # workers pop on the right
-    for name, text, seq in messages:
-        add(name, stamped(text, seq))
+    for name, *message in messages:
+        add(name, stamped(*message))
     pipe.execute()
 
 

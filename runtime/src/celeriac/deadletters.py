@@ -130,10 +130,20 @@ def on_failure(
 
 
 def bury(seq: int, task_id: str, reason: str, error: str, connection: Any) -> None:
-    """Make a durable task's row its letter. While a doomed child still holds it: a note."""
-    if not ledger.bury(seq, task_id, reason, error, connection) and ledger.fetch(
-        "SELECT 1 FROM celeriac_outbox WHERE seq = %s AND task_id = %s", [seq, task_id], connection
-    ):
+    """Make a durable task's row its letter. Raises Busy while a doomed child still holds it."""
+    if not ledger.bury(seq, task_id, reason, error, connection):
+        busy_if_owed(seq, task_id, connection)
+
+
+def strike(seq: int, task_id: str, error: str, connection: Any, strikes: int = 1) -> None:
+    """Keep the error with a durable task's row, and count it. Raises Busy like `bury`."""
+    if not ledger.note(seq, task_id, error, strikes, connection):
+        busy_if_owed(seq, task_id, connection)
+
+
+def busy_if_owed(seq: int, task_id: str, connection: Any) -> None:
+    row = "SELECT 1 FROM celeriac_outbox WHERE seq = %s AND task_id = %s"
+    if ledger.fetch(row, [seq, task_id], connection):
         raise Busy(f"task {task_id} still runs")
 
 
@@ -178,7 +188,7 @@ def on_rejected(sender: Any = None, message: Any = None, exc: Any = None, **_: A
 def unread(message: Any, task_id: str, name: str, reason: str, error: str) -> None:
     seq = (message.headers or {}).get(HEADER)
     if seq is not None:
-        write(lambda connection: ledger.note(seq, task_id, error, connection))
+        write(lambda connection: strike(seq, task_id, error, connection))
         return
     letter = raw(message)
     write(lambda connection: ledger.record(task_id, name, letter, reason, error, connection))

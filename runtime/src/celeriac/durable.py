@@ -10,8 +10,8 @@ Guarantees, for tasks whose effect is in the same database:
   finds the row gone or locked, and is dropped. So the effect is committed exactly once.
 - A worker or child that dies gives up its lock with its connection; the keeper sends the
   task again within seconds, however long the visibility timeout is.
-- A task that was sent `max_sends` times and left no effect becomes a dead letter, as does
-  one that raised.
+- A task under which a process died `max_sends` times becomes a dead letter (see quarantine.py),
+  as does one that raised. A task that died with its neighbour, or with its worker, does not.
 
 Limits: effects outside the database happen at least once, and never at the same time while
 the worker's session with PostgreSQL lives; hand the task's id on as idempotency key. Results
@@ -36,9 +36,12 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from django.db import InterfaceError, OperationalError, transaction
 
 from celeriac import broker, ledger
-from celeriac.broker import HEADER, Message
+from celeriac.broker import HEADER, STRIKES, Message
+from celeriac.quarantine import Busy, gate
 
 logger = logging.getLogger("celeriac.durable")
+
+POSTPONE_SECONDS = 5.0
 
 NO_CHORDS = (
     "{task} is durable and cannot be the header of a chord (or of group | task): Celery counts "
@@ -63,7 +66,8 @@ class Task(DjangoTask):
     after a crash, but never run twice at the same time."""
 
     max_sends = 6
-    """How often the message is sent, retries apart, before the task is a dead letter."""
+    """How many strikes make the task a dead letter, retries apart: deaths of its process, and
+    deadlocks, timeouts and lost races in PostgreSQL. Under gevent one more."""
 
     async_commit = False
     """Commit without waiting for PostgreSQL's disk: after a crash of the database the last
@@ -186,7 +190,7 @@ class Task(DjangoTask):
         if request.is_eager or seq is None:
             return self.run(*args, **kwargs)
         run = self.run_in_transaction if self.atomic else self.run_under_lock
-        with self.owed_if_the_database_fails(seq):
+        with self.owed_if_the_database_fails(seq), self.passing_the_gate(seq):
             try:
                 return run(seq, args, kwargs)
             except Retry:
@@ -195,19 +199,41 @@ class Task(DjangoTask):
                 raise
 
     @contextmanager
+    def passing_the_gate(self, seq: int) -> Iterator[None]:
+        """Run beside others or, after a strike, alone. What does not get in is sent later."""
+        limit = (self.request.timelimit or (None, None))[0] or self.time_limit
+        try:
+            with gate.passing(seq, bool(self.request.get(STRIKES)), limit and limit / 2):
+                yield
+        except Busy as error:
+            ledger.postpone(seq, self.request.id, POSTPONE_SECONDS)
+            raise Ignore("another task has to run alone in this process") from error
+
+    def count_start(self, seq: int) -> None:
+        """Give what is sent again its strike before it starts; nobody could after its death."""
+        if self.strikes_before_start():
+            ledger.note(seq, self.request.id, "its process died under it, silently", strikes=1)
+
+    def strikes_before_start(self) -> bool:
+        return gate.shared_process and self.request.get(STRIKES) is not None
+
+    @contextmanager
     def owed_if_the_database_fails(self, seq: int) -> Iterator[None]:
         """PostgreSQL went away, or gave up on this transaction: the keeper sends the row again."""
         try:
             yield
         except (OperationalError, InterfaceError) as error:
             logger.warning("%s[%s] will be sent again: %s", self.name, self.request.id, error)
+            strikes = is_its_own_fault(error) - self.strikes_before_start()
             with suppress(OperationalError, InterfaceError):
-                ledger.note(seq, self.request.id, f"{type(error).__name__}: {error}")
+                why = f"{type(error).__name__}: {error}"
+                ledger.note(seq, self.request.id, why, strikes)
             raise Ignore(str(error)) from error
 
     def run_in_transaction(self, seq: int, args: Any, kwargs: Any) -> Any:
         """Effect, removal and what follows, in one transaction."""
         ignored = None
+        self.count_start(seq)
         with ledger.atomic():
             if not ledger.take(seq, self.request.id, self.async_commit):
                 raise Ignore("a copy: done already, or running elsewhere")
@@ -228,6 +254,7 @@ class Task(DjangoTask):
             raise Ignore("a copy: done already, or running elsewhere")
         ignored = None
         try:
+            self.count_start(seq)
             try:
                 result = self.run(*args, **kwargs)
             except Ignore as done:
@@ -273,6 +300,14 @@ class Task(DjangoTask):
             transaction.on_commit(
                 lambda: signature.apply_async((result,), **options), using=ledger.DATABASE
             )
+
+
+def is_its_own_fault(error: Exception) -> bool:
+    """Whether PostgreSQL refused this transaction (a deadlock, a lost race, a timeout of a lock
+    or statement), and not everybody's."""
+    cause = error.__cause__
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
+    return state[:2] in ("40", "55") or state == "57014"
 
 
 def is_durable(app: Any, signature: Any) -> bool:

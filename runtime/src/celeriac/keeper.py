@@ -5,7 +5,8 @@ dead letters and history (see history.py). One of them leads (an advisory lock) 
 
 - sends rows that are due: bulk, ETAs, retries, and what could not be published;
 - sends again what has left its queue without an effect;
-- makes a dead letter of what was sent `max_sends` times;
+- makes a dead letter of what has `max_sends` strikes (see quarantine.py), and of what was sent
+  ten times as often, whatever the reason;
 - notes once a minute how much waits in each queue.
 
 How a message is known to have left its queue: Redis lists are first in, first out, and every
@@ -42,6 +43,7 @@ from django.db import connections
 from celeriac import broker, deadletters, figures, history, ledger
 from celeriac.broker import HEADER
 from celeriac.figures import WORKERS
+from celeriac.quarantine import gate
 
 logger = logging.getLogger("celeriac.keeper")
 
@@ -61,6 +63,7 @@ MOST_TASKS = 100
 MOST_CHARACTERS = 120
 STOP_SECONDS = 2.0
 NO_JSON = re.compile("[\0\ud800-\udfff]")  # what PostgreSQL does not take
+SENDS_A_STRIKE = 10
 LEADER = zlib.crc32(b"celeriac.keeper") - 2**31
 
 RELAY = """
@@ -70,7 +73,7 @@ WITH due AS (
 UPDATE celeriac_outbox AS o
 SET seq = nextval(pg_get_serial_sequence('celeriac_outbox', 'seq')),
     sent_at = clock_timestamp(), sends = sends + 1
-FROM due WHERE o.seq = due.seq RETURNING o.queue, o.message, o.seq
+FROM due WHERE o.seq = due.seq RETURNING o.queue, o.message, o.seq, nullif(o.strikes, 0)
 """
 
 QUEUES = """
@@ -103,7 +106,7 @@ idle AS MATERIALIZED (
     SELECT seq FROM overdue WHERE pg_try_advisory_xact_lock({ledger.TASK_LOCKS} + seq))
 UPDATE celeriac_outbox AS o SET sent_at = clock_timestamp(), sends = sends + 1
 FROM idle WHERE o.seq = idle.seq
-RETURNING o.queue, o.message, o.seq, o.sends, o.task, o.task_id
+RETURNING o.queue, o.message, o.seq, o.strikes, o.sends, o.task, o.task_id
 """
 
 
@@ -133,6 +136,8 @@ class Keeper:
         self.wake, self.written = threading.Event(), threading.Event()
 
     def start(self) -> None:
+        if not type(self.consumer.pool).__module__.endswith("prefork"):
+            gate.close_off()
         deadletters.hand_over(self.letters.append)
         signals.worker_shutdown.connect(self.stop, weak=False)
         os.register_at_fork(after_in_child=self.forget)
@@ -250,7 +255,7 @@ class Keeper:
         self.said = held, time.monotonic()
 
     def held(self) -> list[int]:
-        """Rows whose messages wait in this process: for a slot, an ETA, or a rate limit."""
+        """Rows whose messages wait in this process: for a slot, an ETA, a rate limit, the gate."""
         # In the order that a request goes through them.
         waiting = members(state.scheduled_requests) | members(state.reserved_requests)
         for bucket in list(getattr(self.consumer, "task_buckets", None) or ()):
@@ -258,7 +263,7 @@ class Keeper:
             if limited:
                 waiting.update(request for request, _ in list(limited.contents))
         seqs = (r._request_dict.get(HEADER) for r in waiting if not r.time_start)
-        return sorted(seq for seq in seqs if seq is not None)
+        return sorted({seq for seq in seqs if seq is not None} | gate.waiting.copy())
 
     def report(self) -> None:
         """Write what this worker runs, and what it did."""
@@ -350,12 +355,17 @@ class Keeper:
         for name, at, head in self.fetch(HEADS, SLACK):
             for _ in range(BATCHES_A_TICK):
                 rows = self.fetch(AGAIN, name, head, at, RESEND_BATCH)
-                alive = [row[:3] for row in rows if row[3] <= self.max_sends(row[4])]
-                for _, _, seq, sends, task, task_id in rows:
-                    if sends > self.max_sends(task):
-                        ledger.bury(seq, task_id, "max_sends", "", self.session)
-                        logger.error("%s[%s] was sent %s times and left no effect, it is a dead "
-                                     "letter now", task, task_id, sends - 1)  # fmt: skip
+                alive = []
+                for row in rows:
+                    seq, strikes, sends, task, task_id = row[2:]
+                    limit = self.max_sends(task)
+                    if strikes < limit and sends <= limit * SENDS_A_STRIKE:
+                        alive.append(row[:4])
+                        continue
+                    ledger.bury(seq, task_id, "max_sends", "", self.session)
+                    logger.error(
+                        "%s[%s] was sent %s times and left no effect, %s times by its own fault: "
+                        "it is a dead letter now", task, task_id, sends - 1, strikes)  # fmt: skip
                 if alive:
                     # The statement has committed: a copy that comes at once finds its row free.
                     self.push(sorted(alive, key=lambda r: -r[2]), front=True)

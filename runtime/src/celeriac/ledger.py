@@ -92,12 +92,23 @@ def unlock(seq: int) -> None:
 
 
 def reschedule(seq: int, task_id: str, message: Message, due_at: datetime | None) -> None:
-    """Owe the task anew, from `due_at` on; copies of the old message are void."""
+    """Owe the task anew, from `due_at` on, and forget its strikes; older copies are void."""
     fetch(
         "UPDATE celeriac_outbox SET seq = nextval(pg_get_serial_sequence('celeriac_outbox',"
         " 'seq')), queue = %s, message = %s, due_at = coalesce(%s, clock_timestamp()),"
-        " sent_at = NULL, sends = 0 WHERE seq = %s AND task_id = %s RETURNING 1",
+        " sent_at = NULL, sends = 0, strikes = 0 WHERE seq = %s AND task_id = %s RETURNING 1",
         [message.queue, message.text, due_at, seq, task_id],
+    )
+
+
+def postpone(seq: int, task_id: str, seconds: float) -> None:
+    """Send the row again in some seconds, as if it had not been sent."""
+    fetch(
+        "UPDATE celeriac_outbox SET seq = nextval(pg_get_serial_sequence('celeriac_outbox',"
+        " 'seq')), due_at = clock_timestamp() + make_interval(secs => %s), sent_at = NULL,"
+        " sends = greatest(sends - 1, 0) WHERE seq = (SELECT seq FROM celeriac_outbox"
+        " WHERE seq = %s AND task_id = %s FOR UPDATE SKIP LOCKED) RETURNING 1",
+        [seconds, seq, task_id],
     )
 
 
@@ -125,13 +136,19 @@ def bury(seq: int, task_id: str, reason: str, error: str, using: Any = None) -> 
     )
 
 
-def note(seq: int, task_id: str, error: str, using: Any = None) -> None:
-    """Keep the last error with a row that will be sent again."""
-    fetch(
-        "UPDATE celeriac_outbox SET error = %s WHERE seq = (SELECT seq FROM celeriac_outbox"
-        " WHERE seq = %s AND task_id = %s FOR UPDATE SKIP LOCKED) RETURNING 1",
-        [error[-ERROR_CHARACTERS:], seq, task_id],
-        using,
+def note(seq: int, task_id: str, error: str, strikes: int = 0, using: Any = None) -> bool:
+    """Keep the last error with a row that will be sent again, and add strikes.
+
+    False if it is done, or running.
+    """
+    return bool(
+        fetch(
+            "UPDATE celeriac_outbox SET error = coalesce(nullif(%s, ''), error),"
+            " strikes = greatest(strikes + %s, 0) WHERE seq = (SELECT seq FROM celeriac_outbox"
+            " WHERE seq = %s AND task_id = %s FOR UPDATE SKIP LOCKED) RETURNING 1",
+            [error[-ERROR_CHARACTERS:], strikes, seq, task_id],
+            using,
+        )
     )
 
 

@@ -47,6 +47,7 @@ class Outbox(Letter):
     due_at = models.DateTimeField()
     sent_at = models.DateTimeField(null=True)
     sends = models.PositiveSmallIntegerField()
+    strikes = models.PositiveSmallIntegerField(default=0)
     created_at = models.DateTimeField()
 
     class Meta:

@@ -1,4 +1,8 @@
-"""What a worker's main process does when the child of a durable task has died."""
+"""What a worker's main process does when the child of a durable task has died.
+
+The death is a strike against the task (see quarantine.py), unless the worker itself is stopping
+and ends its children.
+"""
 
 from typing import Any
 
@@ -6,7 +10,7 @@ from billiard.einfo import ExceptionWithTraceback
 from billiard.exceptions import Terminated, WorkerLostError
 from celery.worker import request, state
 
-from celeriac import deadletters, ledger
+from celeriac import deadletters
 from celeriac.broker import HEADER
 
 
@@ -26,7 +30,8 @@ class Request(request.Request):
         if seq is None or not lost:
             return super().on_failure(exc_info, send_failed_event, return_ok)
         why = str(error) or type(error).__name__
-        deadletters.write(lambda session: ledger.note(seq, task_id, why, session))
+        strikes = int(state.should_stop is None and state.should_terminate is None)
+        deadletters.write(lambda s: deadletters.strike(seq, task_id, why, s, strikes))
         state.task_ready(self)
         if self.task.acks_late:
             self.acknowledge()

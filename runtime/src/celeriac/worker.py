@@ -9,6 +9,7 @@ Guarantees (Redis and AMQP transports; prefork, gevent, threads and solo pools):
   Celery stop. What was prefetched or waits for its ETA goes back to the broker.
 - At CELERIAC_DRAIN_TIMEOUT seconds a prefork worker sends itself SIGQUIT, and its
   running `acks_late` tasks return to the queue at once.
+- A task that runs out of memory (MemoryError) fails; it does not stop the worker.
 
 Limits: other pools have no safe way to cancel a task, so they wait for systemd's
 SIGKILL, and their running tasks return after the broker's visibility timeout. When
@@ -76,6 +77,28 @@ def has_tables() -> bool:
     from django.apps import apps
 
     return apps.ready and apps.is_installed("celeriac")
+
+
+class OutOfMemory(Exception):
+    """A task's MemoryError."""
+
+
+def survive_memory_errors() -> None:
+    """Take a task's MemoryError for its failure; Celery takes it for the worker's own and exits."""
+    from billiard.einfo import ExceptionWithTraceback
+    from celery.worker.request import Request
+
+    on_failure = Request.on_failure
+
+    def survive(self: Any, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
+        error = exc_info.exception
+        if isinstance(error, ExceptionWithTraceback):
+            error = error.exc
+        if isinstance(error, MemoryError):
+            exc_info.exception = OutOfMemory(*error.args)
+        return on_failure(self, exc_info, *args, **kwargs)
+
+    Request.on_failure = survive
 
 
 class Supervisor:
@@ -292,6 +315,7 @@ class Supervisor:
 def announce(sender: Any, **_: Any) -> None:
     """Say why the unit is still starting, and keep database connections across tasks."""
     connections.attach(sender)
+    survive_memory_errors()
     notify.send("STATUS=starting: connecting to the broker")
     if has_tables():
         from celeriac import deadletters, history

@@ -1,7 +1,9 @@
 """Durable tasks whose effect is a row: how many rows there are tells how often they ran."""
 
 import os
+import resource
 import signal
+import sys
 import time
 
 from celery import shared_task
@@ -51,6 +53,54 @@ def fail(name):
 def poison(name):
     marks().rpush(f"starts:{name}", os.getpid())
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@shared_task(base=Task)
+def slow(name, seconds):
+    marks().rpush(f"starts:{name}", os.getpid())
+    effect(name)
+    time.sleep(seconds)
+
+
+@shared_task(base=Task)
+def asks(name, seconds):
+    """Waits inside a query, the first time."""
+    effect(name)
+    if marks().rpush(f"starts:{name}", os.getpid()) == 1:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(%s)", [seconds])
+
+
+@shared_task(base=Task)
+def endures(name, times):
+    effect(name)
+    if marks().rpush(f"starts:{name}", os.getpid()) <= times:
+        time.sleep(100)
+
+
+@shared_task(base=Task, max_sends=2)
+def leaves(name):
+    effect(name)
+    sys.exit(f"{name} has had enough")
+
+
+@shared_task(base=Task)
+def gluttonous(name):
+    effect(name)
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2 << 30, before[1]))
+    try:
+        bytearray(4 << 30)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@shared_task(base=Task)
+def locks(name):
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL lock_timeout = 100")
+        cursor.execute("LOCK TABLE django_migrations")
+    effect(name)
 
 
 @shared_task(base=Task, time_limit=1)
