@@ -261,6 +261,18 @@ class TestStaff:
         assert b"Dead letters" in answer.content
         assert reverse("celeriac:operations").encode() in staff.get("/admin/").content
 
+    @pytest.mark.spec("D7.2.3")
+    def test_the_operations_page_is_for_staff(self, client):
+        answer = client.get("/operations/")
+        assert answer.status_code == 302
+        assert answer["Location"] == "/admin/login/?next=/operations/"
+        client.force_login(get_user_model().objects.create_user("ada", password="x"))
+        assert client.get("/operations/").status_code == 302
+
+    def test_the_admin_leads_to_it(self, staff):
+        assert 'href="/operations/"' in staff.get("/admin/").content.decode()
+        assert staff.get("/operations/").status_code == 200
+
     def test_an_order_opens(self, staff, place):
         order = place()
         assert staff.get(reverse("admin:orders_order_change", args=[order.pk])).status_code == 200
