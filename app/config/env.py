@@ -68,6 +68,11 @@ def url(name: str, schemes: tuple[str, ...], *, write: str, default: object = _U
     return value
 
 
+def optional_url(name: str, schemes: tuple[str, ...], *, write: str) -> str:
+    """The same, or an empty string when the variable is not set."""
+    return url(name, schemes, write=write) if os.environ.get(name, "").strip() else ""
+
+
 def database(name: str) -> dict[str, object]:
     """Django's DATABASES entry for a postgres:// URL; its query string becomes driver options."""
     write = "postgres://user:password@127.0.0.1:5432/name"

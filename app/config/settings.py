@@ -24,6 +24,16 @@ if any("/" in name or ":" in name or not name for name in ALLOWED_HOSTS):
 if DEBUG:
     ALLOWED_HOSTS += ["localhost", "127.0.0.1", "[::1]"]
 
+# The domains: each is a folder, and a queue for its tasks. What computes and what waits never share
+# one: cpu (prefork) consumes default and orders, io (gevent) consumes emails and notifications.
+DOMAINS = {
+    "orders": "orders",
+    "payments": "default",
+    "emails": "emails",
+    "notifications": "notifications",
+    "maintenance": "default",
+}
+
 INSTALLED_APPS = [
     "django.contrib.admin",
     "django.contrib.auth",
@@ -35,10 +45,7 @@ INSTALLED_APPS = [
     "django_celery_results",
     # Its tables hold the tasks that are owed and those that died.
     "celeriac",
-    "orders",
-    "payments",
-    "emails",
-    "maintenance",
+    *DOMAINS,
 ]
 
 MIDDLEWARE = [
@@ -143,6 +150,16 @@ EMAIL_TIMEOUT = 5
 DEFAULT_FROM_EMAIL = env.text(
     "DEFAULT_FROM_EMAIL", write="shop@example.org", default=f"Knobbly <hello@{ALLOWED_HOSTS[0]}>"
 )
+SERVER_EMAIL = DEFAULT_FROM_EMAIL
+# Who hears of tasks that need a hand: addresses, and a chat's webhook. Neither has to be there.
+ADMINS = [
+    ("Staff", address.strip())
+    for address in env.text("SHOP_STAFF_EMAIL", write="staff@example.org", default="").split(",")
+    if address.strip()
+]
+SHOP_ALERT_WEBHOOK = env.optional_url(
+    "SHOP_ALERT_WEBHOOK", ("https", "http"), write="https://chat.example.org/hooks/shop"
+)
 
 # Celery. Tasks are durable: PostgreSQL owes them until their effect is there, Redis carries them.
 
@@ -169,13 +186,9 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_RESULT_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 
-# cpu (prefork) consumes default and orders; io (gevent) consumes emails.
 CELERY_TASK_DEFAULT_QUEUE = "default"
 CELERY_TASK_CREATE_MISSING_QUEUES = True
-CELERY_TASK_ROUTES = {
-    "orders.*": {"queue": "orders"},
-    "emails.*": {"queue": "emails"},
-}
+CELERY_TASK_ROUTES = {f"{domain}.*": {"queue": queue} for domain, queue in DOMAINS.items()}
 
 # For Celery's own tasks, which are not durable, and for a drain that ends before its tasks do.
 CELERY_TASK_ACKS_LATE = True
@@ -234,4 +247,8 @@ SHOP_URL = env.url(
 # Seconds that the pretended bank takes, and how hard the crate is thought about; 0 for load tests.
 SHOP_BANK_SECONDS = env.number("SHOP_BANK_SECONDS", default=1.5, least=0, most=10)
 SHOP_PACKING_EFFORT = env.number("SHOP_PACKING_EFFORT", default=1, least=0, most=10)
+# Seconds until a customer hears that an order in trouble takes longer, and until staff hear of a
+# dead letter that nobody has seen to.
+SHOP_LATE_SECONDS = env.number("SHOP_LATE_SECONDS", default=120, least=0, most=3600)
+SHOP_ALERT_SECONDS = env.number("SHOP_ALERT_SECONDS", default=15, least=0, most=3600)
 SHOP_KEEP_PERSONAL_DATA_DAYS = 90

@@ -4,6 +4,7 @@ from django.contrib import admin
 from django.contrib.staticfiles.urls import staticfiles_urlpatterns
 from django.urls import include, path
 
+from . import domains
 from .health import health
 
 admin.site.site_header = admin.site.site_title = "Knobbly"
@@ -12,7 +13,7 @@ urlpatterns = [
     path("health/", health, name="health"),
     path("admin/", admin.site.urls),
     path("operations/", include("celeriac.urls")),
-    path("", include("orders.urls")),
+    *(path("", include(pages)) for pages in domains.modules("urls")),
 ]
 
 if settings.DEBUG:

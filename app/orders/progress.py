@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 
 from .models import Order, Step
+from .signals import words_wanted
 
 _STEPS = [
     (Step.PAYMENT, "Payment", "Asking your bank", "Paid"),
@@ -63,6 +64,12 @@ def headline(order: Order) -> str:
     return "We are on it."
 
 
+def messages(order: Order) -> list[dict[str, str]]:
+    """What other domains have to say to the customer, oldest first."""
+    said = [words for _, told in words_wanted.send(Order, order=order) for words in told]
+    return [{"at": f"{at:%H:%M:%S}", "text": text} for at, text in sorted(said)]
+
+
 def as_json(order: Order) -> dict[str, object]:
     """What the page's script asks for about once a second."""
     crate = getattr(order, "crate", None)
@@ -76,6 +83,7 @@ def as_json(order: Order) -> dict[str, object]:
         "stages": [
             {**asdict(stage), "at": stage.at and f"{stage.at:%H:%M:%S}"} for stage in stages(order)
         ],
+        "messages": messages(order),
         "crate": crate and {"url": crate.picture.url, "side_cm": crate.side_cm},
         "invoice": invoice and {"url": invoice.document.url},
     }

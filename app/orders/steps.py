@@ -21,6 +21,7 @@ from config.log import about_order
 
 from .models import Order, OrderStep, Step
 from .problems import PermanentProblem, TemporaryProblem
+from .signals import order_delayed
 
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -84,9 +85,11 @@ def start(order: Order) -> None:
     _owe(order)
 
 
-def tell(order_id: int, step: Step, words: str) -> None:
+def tell(order_id: int, step: Step, words: str, tries: int = 1) -> None:
     """Let the customer read why a step takes longer."""
-    Order.objects.filter(pk=order_id, step=step).update(note=words[:200])
+    with transaction.atomic():
+        if Order.objects.filter(pk=order_id, step=step).update(note=words[:200]):
+            order_delayed.send(Order, order_id=order_id, step=step, tries=tries)
 
 
 def try_again(order: Order) -> bool:

@@ -35,7 +35,7 @@ class StepTask(celeriac.Task):
 
     def on_retry(self, exc, task_id, args, kwargs, einfo) -> None:
         # After the attempt was rolled back, which would take the note with it.
-        steps.tell(args[0], self.step, str(exc))
+        steps.tell(args[0], self.step, str(exc), self.tries)
 
 
 # Names are written out: messages of an older release must find their task after a move of the code.

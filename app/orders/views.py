@@ -40,6 +40,7 @@ def order(request: HttpRequest, public_id: uuid.UUID) -> HttpResponse:
         "lines": found.lines.select_related("product"),
         "stages": progress.stages(found),
         "headline": progress.headline(found),
+        "words": progress.messages(found),
     }
     return render(request, "orders/order.html", context)
 

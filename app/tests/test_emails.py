@@ -10,7 +10,7 @@ from emails.models import Mail
 from orders.models import Step
 from orders.problems import TemporaryProblem
 
-from .conftest import free_port, move_to
+from .fixtures import free_port, move_to
 
 pytestmark = pytest.mark.django_db
 

@@ -18,7 +18,7 @@ from orders import packing, services
 from orders.models import Crate, Invoice, Order, Step
 from orders.problems import TemporaryProblem
 
-from .conftest import move_to
+from .fixtures import move_to
 
 
 @pytest.mark.django_db

@@ -16,7 +16,7 @@ from orders import services, steps
 from orders.models import Order, OrderLine, Product, Step
 from orders.problems import PermanentProblem
 
-from .conftest import bury, free_port, move_to
+from .fixtures import bury, free_port, move_to
 
 pytestmark = pytest.mark.django_db
 

@@ -22,7 +22,7 @@ from orders.models import Crate, Invoice, Notice, Order, OrderStep, Step
 from payments.models import BankEntry, Payment
 
 from . import poison
-from .conftest import until
+from .fixtures import until
 
 
 def wait_for(order: Order, step: str, seconds: float = 20) -> None:

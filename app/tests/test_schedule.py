@@ -1,17 +1,23 @@
 """Periodic tasks live in the database, are made once, and belong to the staff from then on."""
 
 import io
+import json
+from datetime import datetime, timedelta
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.contrib.sessions.models import Session
 from django.core.management import CommandError, call_command
 from django.utils import timezone
-from django_celery_beat.models import PeriodicTask
+from django_celery_beat.models import ClockedSchedule, IntervalSchedule, PeriodicTask
 
 from config import celery_app
 from emails.models import Mail
 from maintenance import schedule, services
 from orders.models import Order
+from orders.retention import FORGOTTEN, NOBODY
+
+from .fixtures import QUEUES
 
 pytestmark = pytest.mark.django_db
 
@@ -84,7 +90,7 @@ def test_every_scheduled_task_exists_and_has_a_queue_that_is_consumed():
     for entry in schedule.collect().values():
         assert entry.task in celery_app.tasks
         route = celery_app.amqp.router.route({}, entry.task)
-        assert route["queue"].name in {"default", "orders"}
+        assert route["queue"].name in {queue for pool in QUEUES.values() for queue in pool}
 
 
 @pytest.mark.spec("G9.4", "G5.5")
@@ -93,13 +99,76 @@ def test_the_clean_up_forgets_old_customers_and_can_run_twice(place):
     Mail.objects.create(key="k", order=old, to="ada@example.org", subject="s", message_id="m")
     Order.objects.filter(pk=old.pk).update(finished_at="2020-01-01T00:00Z")
     Order.objects.filter(pk=young.pk).update(finished_at=timezone.now())
-    assert services.cleanup() == {"sessions": 0, "orders": 1}
+    Session.objects.create(session_key="k", expire_date="2020-01-01T00:00Z")
+    counts = services.cleanup()
+    assert {what: counts[what] for what in ("sessions", "orders", "mails")} == {
+        "sessions": 1,
+        "orders": 1,
+        "mails": 1,
+    }
     old.refresh_from_db()
     young.refresh_from_db()
-    assert (old.name, old.email) == (services.FORGOTTEN, services.NOBODY)
-    assert Mail.objects.get().to == services.NOBODY
+    assert (old.name, old.email) == (FORGOTTEN, NOBODY)
+    assert Mail.objects.get().to == NOBODY
     assert young.name == "Ada Root"
-    assert services.cleanup() == {"sessions": 0, "orders": 0}
+    assert set(services.cleanup().values()) == {0}
+
+
+class TestHelpers:
+    """Code that decides by itself: an entry is made or changed, never doubled."""
+
+    @pytest.mark.spec("D3.3.1", "D3.1.3")
+    def test_an_interval(self):
+        for minutes in (10, 5):
+            schedule.create_periodic_task("x", "orders.count_today", minutes, {"a": 1})
+        row = PeriodicTask.objects.get(name="x")
+        assert (row.interval.every, row.interval.period) == (300, "seconds")
+        assert json.loads(row.kwargs) == {"a": 1}
+        assert row.enabled
+
+    @pytest.mark.spec("D3.3.2", "D3.1.2")
+    def test_a_crontab_in_utc_takes_the_place_of_an_interval(self):
+        schedule.create_periodic_task("x", "orders.count_today")
+        schedule.create_crontab_task("x", "orders.count_today", hour="7", day_of_week="mon")
+        row = PeriodicTask.objects.get(name="x")
+        assert row.interval is None
+        assert (row.crontab.hour, row.crontab.minute, row.crontab.day_of_week) == ("7", "0", "mon")
+        assert str(row.crontab.timezone) == "UTC"
+
+    @pytest.mark.spec("G4.4")
+    def test_one_moment(self):
+        tonight = timezone.now() + timedelta(hours=9)
+        for moment in (timezone.now(), tonight):
+            schedule.create_clocked_task("x", "orders.count_today", moment)
+        row = PeriodicTask.objects.get(name="x")
+        assert row.one_off
+        assert row.clocked.clocked_time == tonight
+        with pytest.raises(ValueError, match="no time zone"):
+            schedule.create_clocked_task("x", "orders.count_today", datetime(2030, 1, 1))
+
+    def test_a_schedule_that_staff_doubled_does_no_harm(self):
+        for _ in range(2):
+            IntervalSchedule.objects.create(every=600, period="seconds")
+        schedule.create_periodic_task("x", "orders.count_today")
+        assert IntervalSchedule.objects.count() == 2
+
+    def test_a_misspelt_task_is_refused(self):
+        with pytest.raises(LookupError, match=r"orders\.count_todya"):
+            schedule.create_periodic_task("x", "orders.count_todya")
+
+    @pytest.mark.spec("G9.4")
+    def test_what_ran_once_is_removed_after_a_week(self):
+        now = timezone.now()
+        for days in (1, 8):
+            schedule.create_clocked_task(
+                f"{days}", "orders.count_today", now - timedelta(days=days)
+            )
+        for row in PeriodicTask.objects.all():
+            row.enabled = False
+            row.save()
+        assert services.cleanup()["runs"] == 1
+        assert [row.name for row in PeriodicTask.objects.all()] == ["1"]
+        assert ClockedSchedule.objects.count() == 1
 
 
 class TestTheAdminUser:

@@ -11,7 +11,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from config import celery_app
 
-from .conftest import APP
+from .fixtures import APP
 
 
 def test_good_environment_loads(monkeypatch):

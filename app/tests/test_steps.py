@@ -10,7 +10,7 @@ from orders import services, steps
 from orders.models import Crate, Order, OrderStep, Step
 from orders.problems import PermanentProblem, TemporaryProblem
 
-from .conftest import bury, move_to, owed
+from .fixtures import bury, move_to, owed
 
 pytestmark = pytest.mark.django_db
 

@@ -1,6 +1,12 @@
 """The tasks: how they are declared, routed and retried."""
 
+import ast
+import os
+import subprocess
+import sys
+
 import pytest
+from django.conf import settings
 from django.utils.module_loading import import_string
 
 import celeriac
@@ -14,52 +20,68 @@ from orders.tasks import StepTask, count_today, pack
 from payments.models import BankEntry, Payment
 from payments.tasks import charge
 
-from .conftest import move_to
-
-PREFORK, GEVENT = {"default", "orders"}, {"emails"}
-OWN = {"orders", "payments", "emails", "maintenance"}
+from .fixtures import APP, QUEUES, move_to
 
 
 def own_tasks() -> list[str]:
     celery_app.loader.import_default_modules()
-    return sorted(name for name in celery_app.tasks if name.split(".")[0] in OWN)
+    return sorted(name for name in celery_app.tasks if name.split(".")[0] in settings.DOMAINS)
+
+
+# The domains that an order cannot do without.
+CORE = ("orders", "payments", "emails", "maintenance")
+ORDERS_OWN = [name for name in own_tasks() if name.split(".")[0] in CORE]
 
 
 def queue_of(name: str) -> str:
     return celery_app.amqp.router.route({}, name)["queue"].name
 
 
+def written_names(domain: str) -> list[str]:
+    """The names that the decorators in a domain's tasks.py spell out."""
+    tree = ast.parse((APP / domain / "tasks.py").read_text())
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    decorators = [each for node in functions for each in node.decorator_list]
+    assert all(each.func.id == "shared_task" for each in decorators)
+    return sorted(
+        word.value.value for each in decorators for word in each.keywords if word.arg == "name"
+    )
+
+
 @pytest.mark.spec("G3.1", "G3.2", "D1.3.4", "D2.1.1", "D2.1.2", "D2.1.3")
-def test_tasks_are_found_by_their_written_names():
-    assert own_tasks() == [
-        "emails.confirm",
-        "maintenance.cleanup",
-        "orders.count_today",
-        "orders.invoice",
-        "orders.pack",
-        "orders.resume_stalled",
-        "payments.charge",
-    ]
+@pytest.mark.parametrize("domain", settings.DOMAINS)
+def test_tasks_are_found_by_their_written_names(domain):
+    found = [name for name in own_tasks() if name.startswith(f"{domain}.")]
+    assert found == written_names(domain)
+    assert found
 
 
 @pytest.mark.spec("G2.6", "D2.2.1", "D2.2.2", "D2.2.3", "G1.2")
 def test_processor_work_and_waiting_have_queues_of_their_own():
+    """By patterns of their names; the pools share no queue, and consume all there are."""
     assert {name: queue_of(name) for name in own_tasks()} == {
-        "emails.confirm": "emails",
-        "maintenance.cleanup": "default",
-        "orders.count_today": "orders",
-        "orders.invoice": "orders",
-        "orders.pack": "orders",
-        "orders.resume_stalled": "orders",
-        "payments.charge": "default",
+        name: settings.DOMAINS[name.split(".")[0]] for name in own_tasks()
     }
+    assert not set(QUEUES["cpu"]) & set(QUEUES["io"])
+    assert {queue_of(name) for name in own_tasks()} <= {*QUEUES["cpu"], *QUEUES["io"]}
+    assert queue_of("orders.pack") in QUEUES["cpu"]
+    assert queue_of("emails.confirm") in QUEUES["io"]
+
+
+@pytest.mark.spec("D2.1.6")
+@pytest.mark.parametrize("domain", settings.DOMAINS)
+def test_no_import_goes_in_a_circle(domain):
+    """Each domain's tasks can be the first thing that is imported."""
+    code = f"import django; django.setup(); import {domain}.tasks"
+    env = {**os.environ, "DJANGO_SETTINGS_MODULE": "config.settings"}
+    subprocess.run([sys.executable, "-c", code], cwd=APP, env=env, check=True, timeout=30)
 
 
 @pytest.mark.spec("G3.6", "D2.1.5")
 @pytest.mark.parametrize("name", own_tasks())
 def test_limits_fit_the_pool(name):
     task = celery_app.tasks[name]
-    if queue_of(name) in PREFORK:
+    if queue_of(name) in QUEUES["cpu"]:
         assert 0 < task.soft_time_limit < task.time_limit
         timeout = celery_app.conf.broker_transport_options["visibility_timeout"]
         assert task.time_limit < timeout
@@ -87,7 +109,7 @@ def test_every_task_is_durable(name):
 
 @pytest.mark.spec("G9.3")
 def test_only_tasks_that_wait_for_somebody_outside_do_without_a_transaction():
-    without = [name for name in own_tasks() if not celery_app.tasks[name].atomic]
+    without = [name for name in ORDERS_OWN if not celery_app.tasks[name].atomic]
     assert without == ["emails.confirm", "payments.charge"]
 
 
@@ -119,7 +141,7 @@ def test_docstrings_say_what_a_task_does(name):
 
 @pytest.mark.spec("G3.8", "D2.1.8")
 def test_only_audited_results_are_kept():
-    kept = [name for name in own_tasks() if not celery_app.tasks[name].ignore_result]
+    kept = [name for name in ORDERS_OWN if not celery_app.tasks[name].ignore_result]
     assert kept == ["maintenance.cleanup"]
 
 

@@ -9,7 +9,7 @@ from django.db.migrations.executor import MigrationExecutor
 from orders import steps
 from orders.models import Order, Step
 
-from .conftest import owed
+from .fixtures import owed
 
 BEFORE = [("orders", "0002_products")]
 FIELDS = {

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("app/tests", "runtime/tests", "tests")
+FILES = ("app/*/test_*.py", "runtime/tests/**/test_*.py", "tests/**/test_*.py")
 
 
 @cache
@@ -68,8 +68,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
 
 def marked_tests() -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield each marked test of the repository with its ids."""
-    for folder in FOLDERS:
-        for path in sorted((ROOT / folder).rglob("test_*.py")):
+    for pattern in FILES:
+        for path in sorted(ROOT.glob(pattern)):
             where = str(path.relative_to(ROOT))
             tree = ast.parse(path.read_text(), where)
             shared = module_marks(tree)

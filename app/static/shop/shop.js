@@ -58,6 +58,7 @@ function followCrate(form) {
 function followOrder(page) {
   const pause = 900;
   let missed = 0;
+  let after = 0;
 
   function show(order) {
     page.dataset.step = order.step;
@@ -68,6 +69,14 @@ function followOrder(page) {
       line.className = "stage " + stage.state;
       line.querySelector("[data-text]").textContent = stage.text;
       line.querySelector("[data-at]").textContent = stage.at || "";
+    }
+    const messages = page.querySelector("[data-messages]");
+    for (const message of order.messages.slice(messages.children.length)) {
+      const line = document.createElement("li");
+      const time = document.createElement("time");
+      time.textContent = message.at;
+      line.append(time, " " + message.text);
+      messages.append(line);
     }
     const crate = page.querySelector("[data-crate]");
     if (order.crate && crate.hidden) {
@@ -92,6 +101,11 @@ function followOrder(page) {
       missed = 0;
       show(order);
       if (order.finished) {
+        // A last message may follow.
+        if (after < 12) {
+          after += 1;
+          window.setTimeout(ask, 5000);
+        }
         return;
       }
     } catch {

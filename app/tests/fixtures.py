@@ -1,14 +1,18 @@
 """Real PostgreSQL, Redis, SMTP and workers; run by `bin/with-services pytest`."""
 
 import importlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -31,7 +35,10 @@ os.environ["PYTHONPATH"] = str(APP.parent / "runtime/src")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with real processes last: what is simple fails first."""
-    items.sort(key=lambda item: "fleet" in getattr(item, "fixturenames", ()))
+    for item in items:
+        if "fleet" in getattr(item, "fixturenames", ()):
+            item.add_marker("fleet")
+    items.sort(key=lambda item: item.get_closest_marker("fleet") is not None)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +56,10 @@ def _quick_and_apart(settings, tmp_path):
 def broker() -> Iterator[redis.Redis]:
     """The real broker, with none of our messages in it."""
     client = redis.Redis.from_url(django_settings.CELERY_BROKER_URL)
-    keys = ["default", "orders", "emails", "unacked", "unacked_index", "unacked_mutex"]
+    queues = [queue for pool in QUEUES.values() for queue in pool]
+    # A queue is one list, and one more for each lower priority.
+    lists = [queue + lower for queue in queues for lower in ("", *LOWER_PRIORITIES)]
+    keys = [*lists, "unacked", "unacked_index", "unacked_mutex"]
     client.delete(*keys)
     yield client
     client.delete(*keys)
@@ -182,6 +192,45 @@ def sink(settings) -> Iterator[Sink]:
     sink.controller.stop()
 
 
+class Server:
+    """Somebody else's HTTP server. `answers` (status, JSON) are given first, then `usual`."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict] = []
+        self.answers: list[tuple[int, dict]] = []
+        self.usual: Callable[[dict], tuple[int, dict]] = lambda data: (200, {})
+        self.silent = 0.0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:  # the name that http.server looks for
+                data = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.asked.append({**data, "headers": dict(self.headers)})
+                time.sleep(outer.silent)
+                status, body = outer.answers.pop(0) if outer.answers else outer.usual(data)
+                with suppress(OSError):  # the other side has gone
+                    self.send_response(status)
+                    self.end_headers()
+                    self.wfile.write(json.dumps(body).encode())
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/"
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    thread = threading.Thread(target=server.http.serve_forever, args=[0.05])
+    thread.start()
+    yield server
+    server.http.shutdown()
+    thread.join()
+    server.http.server_close()
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -249,12 +298,19 @@ class Fleet:
             self.kill(name)
 
 
+# As in the topology of the deployment: prefork computes, gevent waits.
+QUEUES = {
+    "cpu": ["default", "orders"],
+    "io": ["emails", "notifications"],
+}
+LOWER_PRIORITIES = [f"\x06\x16{priority}" for priority in (3, 6, 9)]
 QUICK = ["--include", "celeriac.worker,tests.poison", "--without-mingle", "--without-gossip"]
-CPU = ["worker", "-P", "prefork", "-c", "2", "-Q", "default,orders", *QUICK]
+CPU = ["worker", "-P", "prefork", "-c", "2", "-Q", ",".join(QUEUES["cpu"]), *QUICK]
+IO = ["worker", "-P", "gevent", "-c", "20", "-Q", ",".join(QUEUES["io"]), *QUICK]
 PROCESSES = {
     "cpu": [*CPU, "-n", "cpu@%h"],
     "cpu2": [*CPU, "-n", "cpu2@%h"],
-    "io": ["worker", "-P", "gevent", "-c", "20", "-Q", "emails", *QUICK, "-n", "io@%h"],
+    "io": [*IO, "-n", "io@%h"],
     "beat": ["beat", "--scheduler", "celeriac.beat:LeaderScheduler"],
 }
 
