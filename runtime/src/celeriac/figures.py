@@ -140,14 +140,20 @@ def parsed(value: Any) -> Any:
     return json.loads(value) if isinstance(value, str) else value
 
 
-def queue_names(app: Celery, session: Any) -> set[str]:
-    """The queues that are consumed, routed to, owed to, or were used in the last hours."""
+def configured_queues(app: Celery) -> set[str]:
+    """The queues of the app's settings and routes."""
     names = {queue.name for queue in app.amqp.queues.values()} | {app.conf.task_default_queue}
     routes = app.conf.task_routes or {}
     for given in routes.values() if isinstance(routes, dict) else ():
         queue = given.get("queue") if isinstance(given, dict) else given
         if queue:
             names.add(getattr(queue, "name", queue))
+    return names
+
+
+def queue_names(app: Celery, session: Any) -> set[str]:
+    """The queues that are consumed, routed to, owed to, or were used in the last hours."""
+    names = configured_queues(app)
     for worker in workers(session):
         names.update(worker.queues)
     rows = fetch(
