@@ -22,6 +22,7 @@ def service(container: dict) -> str:
     return container["Config"]["Labels"]["com.docker.compose.service"]
 
 
+@pytest.mark.spec("D6.4.5")
 def test_every_service_is_healthy_by_a_check_of_its_own(project):
     health = {service(c): c["State"].get("Health", {}).get("Status") for c in project.containers()}
     assert health == dict.fromkeys(SERVICES, "healthy") | {"migrate": None}

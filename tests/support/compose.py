@@ -54,12 +54,8 @@ class Project:
 
     def __init__(self, folder: Path, base_image: str) -> None:
         self.folder = folder
-        plugin = subprocess.run(
-            ["docker", "compose", "version"], capture_output=True, check=False
-        ).returncode
-        self.command = ["docker", "compose"] if plugin == 0 else ["docker-compose"]
         # Nothing else of this machine's environment: a DATABASE_URL there is not meant.
-        kept = ("PATH", "HOME", "DOCKER_HOST", "PIP_INDEX_URL")
+        kept = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "PIP_INDEX_URL")
         self.env = {name: os.environ[name] for name in kept if name in os.environ}
         self.env |= {
             "BASE_IMAGE": base_image,
@@ -67,6 +63,10 @@ class Project:
             "WEB_PUBLISH": "127.0.0.1:0",
             "FLOWER_PUBLISH": "127.0.0.1:0",
         }
+        plugin = subprocess.run(
+            ["docker", "compose", "version"], env=self.env, capture_output=True, check=False
+        )
+        self.command = ["docker", "compose"] if plugin.returncode == 0 else ["docker-compose"]
 
     def __call__(self, *arguments: str) -> str:
         """Run a Compose command."""

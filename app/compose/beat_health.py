@@ -1,7 +1,7 @@
-#!/usr/bin/env python3
 """Exits with 0 if the Beat of this container was alive within 20 seconds.
 
-Its session in PostgreSQL verifies the lease at each tick, at least every 5 seconds, or asks for it as a standby.
+Its session in PostgreSQL verifies the lease at each tick, at least every 5 seconds, or asks for
+it as a standby.
 """
 
 import os
