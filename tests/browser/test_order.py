@@ -107,6 +107,12 @@ def test_the_operator_logs_in_to_the_admin(page, target, problems, shoot):
     shoot("admin-schedule")
     page.goto(f"{target.url}/admin/orders/order/")
     shoot("admin-orders")
+    page.get_by_role("link", name="Operations").click()
+    expect(page.get_by_role("heading", name="Operations", exact=True)).to_be_visible()
+    for pool in target.pools:
+        expect(page.locator("#workers")).to_contain_text(f"{pool}-")
+    assert fits(page)
+    shoot("operations")
     assert problems == []
 
 
