@@ -36,7 +36,7 @@ KILL = {
 def test_all_orders_end_once(host, site, unit, effects, at_the_bank, what):
     """Within seconds, though the broker would give their messages back after ten minutes."""
     orders = [site.place_order() for _ in range(4)]
-    at_the_bank(*orders[:2])
+    at_the_bank(*orders)
     host.check_output(KILL[what].format(unit=unit))
 
     start = time.monotonic()
