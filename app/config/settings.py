@@ -25,12 +25,13 @@ if DEBUG:
     ALLOWED_HOSTS += ["localhost", "127.0.0.1", "[::1]"]
 
 # The domains: each is a folder, and a queue for its tasks. What computes and what waits never share
-# one: cpu (prefork) consumes default and orders, io (gevent) consumes emails and notifications.
+# one: cpu (prefork) consumes default, orders and reports; io (gevent) emails and notifications.
 DOMAINS = {
     "orders": "orders",
     "payments": "default",
     "emails": "emails",
     "notifications": "notifications",
+    "reports": "reports",
     "maintenance": "default",
 }
 

@@ -15,6 +15,7 @@ class Payment(models.Model):
 
     class Meta:
         ordering = ["-id"]
+        indexes = [models.Index(fields=["paid_at"], name="payment_paid_at")]
 
     def __str__(self) -> str:
         return f"Payment {self.reference}"

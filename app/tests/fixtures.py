@@ -254,6 +254,8 @@ class Fleet:
         database = connection.settings_dict
         self.folder = folder
         self.running: dict[str, subprocess.Popen] = {}
+        # Modules of a test's own, for the workers.
+        self.attached: list[str] = []
         self.env = {
             **os.environ,
             "DATABASE_URL": (
@@ -273,7 +275,15 @@ class Fleet:
         for name in names:
             with (self.folder / f"{name}.log").open("w") as out:
                 self.running[name] = subprocess.Popen(
-                    [sys.executable, "-m", "celery", "-A", "config", *PROCESSES[name]],
+                    [
+                        sys.executable,
+                        "-m",
+                        "celery",
+                        "-A",
+                        "config",
+                        *PROCESSES[name],
+                        *self.includes(name),
+                    ],
                     cwd=APP,
                     env={**self.env, **env},
                     stdout=out,
@@ -283,6 +293,10 @@ class Fleet:
         for name in names:
             ready = "beat: Starting" if name == "beat" else " ready."
             until(lambda name=name, ready=ready: ready in self.log(name), 30, f"{name} is ready")
+
+    def includes(self, name: str) -> list[str]:
+        modules = ["celeriac.worker", "tests.poison", *self.attached]
+        return [] if name == "beat" else ["--include", ",".join(modules)]
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
@@ -300,11 +314,11 @@ class Fleet:
 
 # As in the topology of the deployment: prefork computes, gevent waits.
 QUEUES = {
-    "cpu": ["default", "orders"],
+    "cpu": ["default", "orders", "reports"],
     "io": ["emails", "notifications"],
 }
 LOWER_PRIORITIES = [f"\x06\x16{priority}" for priority in (3, 6, 9)]
-QUICK = ["--include", "celeriac.worker,tests.poison", "--without-mingle", "--without-gossip"]
+QUICK = ["--without-mingle", "--without-gossip"]
 CPU = ["worker", "-P", "prefork", "-c", "2", "-Q", ",".join(QUEUES["cpu"]), *QUICK]
 IO = ["worker", "-P", "gevent", "-c", "20", "-Q", ",".join(QUEUES["io"]), *QUICK]
 PROCESSES = {

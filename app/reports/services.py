@@ -1,0 +1,207 @@
+"""Making sales reports: many parts at once, then one that puts them together.
+
+A report's period is cut into weeks, each a task. A day that is over is counted once and kept, so a
+part that runs again, or that another report has done, has little left to do. Whichever part is the
+last to end owes the task that writes the report. That is a chord, but one that cannot hang: whether
+all is counted is asked of the rows themselves, under the report's lock.
+"""
+
+import csv
+import io
+import logging
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+
+from django.contrib.auth.models import AbstractBaseUser
+from django.db import transaction
+from django.db.models import Count, F, Sum
+from django.utils import timezone
+
+import celeriac
+from celeriac import deadletters
+from maintenance.schedule import create_clocked_task
+from orders.models import OrderLine
+from payments.models import Payment
+
+from .models import Day, Report
+
+logger = logging.getLogger(__name__)
+
+PART_DAYS = 7
+MOST_DAYS = 366
+# A payment is dated when its transaction begins, and is seen when that ends.
+SETTLE = timedelta(minutes=10)
+
+
+def today() -> date:
+    """Days are those of UTC."""
+    return timezone.now().astimezone(UTC).date()
+
+
+def is_over(day: date) -> bool:
+    """Whether nothing can be sold on that day any more, so that its figures may be kept."""
+    return day < (timezone.now().astimezone(UTC) - SETTLE).date()
+
+
+def order_report(
+    first: date, last: date, asked_by: AbstractBaseUser | None = None
+) -> tuple[Report, bool]:
+    """The report for these days, and whether it is a new one, whose tasks are owed now.
+
+    A period that is over has one report, whoever asks; one that includes today gets a new one each
+    time. Raises ValueError for a period that is reversed, too long or in the future.
+    """
+    if not first <= last <= today() or (last - first).days >= MOST_DAYS:
+        raise ValueError(f"no report can be made from {first} to {last}")
+    key = f"{first} to {last}" + ("" if is_over(last) else f" {uuid.uuid4()}")
+    with transaction.atomic():
+        report, created = Report.objects.get_or_create(
+            key=key, defaults={"first_day": first, "last_day": last, "asked_by": asked_by}
+        )
+        if created:
+            _owe_parts(report)
+    return report, created
+
+
+def order_tonight(first: date, last: date) -> datetime:
+    """Have the report made at the next 02:00 UTC, when it is quiet; returns the moment.
+
+    A row of the schedule, not an ETA: staff can see it, move it and stop it.
+    """
+    moment = datetime.combine(today(), time(2), UTC)
+    if moment <= timezone.now():
+        moment += timedelta(days=1)
+    create_clocked_task(
+        f"Sales report from {first} to {last}",
+        "reports.order",
+        moment,
+        {"first": f"{first}", "last": f"{last}"},
+    )
+    return moment
+
+
+def _owe_parts(report: Report) -> None:
+    """Fan out: the parts are owed in one statement, in the transaction of the report."""
+    from . import tasks
+
+    last = min(report.last_day, today() - timedelta(days=1))
+    starts = list(_days(report.first_day, last))[::PART_DAYS]
+    parts = [
+        (report.pk, f"{start}", f"{min(start + timedelta(days=PART_DAYS - 1), last)}")
+        for start in starts
+    ]
+    report.part_ids = celeriac.enqueue_many(tasks.count, parts)
+    report.save(update_fields=["part_ids"])
+    if not parts:
+        write_if_counted(report.pk)
+
+
+def count(report_id: int, first: date, last: date) -> None:
+    """Count the days of a part that nobody has counted. Each day is kept as soon as it is there."""
+    for day in _missing(first, last):
+        Day.objects.get_or_create(day=day, defaults=_figures(day))
+    write_if_counted(report_id)
+
+
+def missing(first: date, last: date) -> int:
+    """How many of these days are still to be counted."""
+    return sum(1 for _ in _missing(first, last))
+
+
+def write_if_counted(report_id: int) -> bool:
+    """Owe the writing if all days are counted: once, whichever parts end together."""
+    from . import tasks
+
+    with transaction.atomic():
+        report = Report.objects.select_for_update().filter(pk=report_id).first()
+        if report is None or report.write_id or missing(report.first_day, report.last_day):
+            return False
+        report.write_id = tasks.write.delay(report.pk).id
+        report.save(update_fields=["write_id"])
+        return True
+
+
+def write(report_id: int) -> dict[str, int]:
+    """Write the report from its days; a day that is not over is counted now, and not kept."""
+    report = Report.objects.get(pk=report_id)
+    kept = {row.day: row for row in Day.objects.filter(day__range=_period(report))}
+    days = [
+        kept.get(day) or Day(day=day, **_figures(day))
+        for day in _days(report.first_day, report.last_day)
+    ]
+    out = io.StringIO()
+    table = csv.writer(out)
+    table.writerow(["day", "orders", "product", "quantity", "cents"])
+    rows = 0
+    for day in days:
+        for name, quantity, cents in day.products:
+            table.writerow([day.day, day.orders, _plain(name), quantity, cents])
+            rows += 1
+    report.csv = out.getvalue()
+    report.orders = sum(day.orders for day in days)
+    report.cents = sum(day.cents for day in days)
+    report.finished_at = report.finished_at or timezone.now()
+    report.save()
+    logger.info("report %s written: %d days, %d rows", report.pk, len(days), rows)
+    return {"days": len(days), "rows": rows, "orders": report.orders, "cents": report.cents}
+
+
+def try_again(report: Report) -> int:
+    """Replay the dead letters of a report (staff); returns how many."""
+    return deadletters.replay(report.letters)
+
+
+def progress(report: Report) -> dict[str, object]:
+    """Where a report stands, in plain words, for its page."""
+    days = (report.last_day - report.first_day).days + 1
+    counted = days - missing(report.first_day, report.last_day)
+    stuck = not report.finished_at and report.letters.exists()
+    if report.finished_at:
+        words = f"Done: {report.orders} order{'' if report.orders == 1 else 's'}."
+    elif stuck:
+        words = "A part could not be counted. What is counted is kept; look at the dead letters."
+    elif report.write_id:
+        words = "All days are counted. Writing the table\u2026"
+    else:
+        words = f"Counting: {counted} of {days} days\u2026"
+    return {
+        "words": words,
+        "done": counted,
+        "of": days,
+        "finished": report.finished_at is not None,
+        "stuck": stuck,
+    }
+
+
+def _figures(day: date) -> dict[str, object]:
+    start = datetime.combine(day, time(), UTC)
+    paid = {"paid_at__gte": start, "paid_at__lt": start + timedelta(days=1)}
+    total = Payment.objects.filter(**paid).aggregate(orders=Count("pk"), cents=Sum("amount_cents"))
+    lines = (
+        OrderLine.objects.filter(**{f"order__payment__{name}": at for name, at in paid.items()})
+        .values("product__name")
+        .annotate(many=Sum("quantity"), worth=Sum(F("quantity") * F("price_cents")))
+        .order_by("product__name")
+    )
+    products = [[line["product__name"], line["many"], line["worth"]] for line in lines]
+    return {"orders": total["orders"], "cents": total["cents"] or 0, "products": products}
+
+
+def _missing(first: date, last: date) -> Iterator[date]:
+    """The days that are over and not counted yet."""
+    counted = set(Day.objects.filter(day__range=(first, last)).values_list("day", flat=True))
+    return (day for day in _days(first, last) if is_over(day) and day not in counted)
+
+
+def _days(first: date, last: date) -> Iterator[date]:
+    return (first + timedelta(days=n) for n in range((last - first).days + 1))
+
+
+def _period(report: Report) -> tuple[date, date]:
+    return report.first_day, report.last_day
+
+
+def _plain(name: str) -> str:
+    """A name that a spreadsheet does not take for a formula."""
+    return f"'{name}" if name.startswith(("=", "+", "-", "@")) else name
