@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 
@@ -66,6 +67,12 @@ def test_processor_work_and_waiting_have_queues_of_their_own():
     assert {queue_of(name) for name in own_tasks()} <= {*QUEUES["cpu"], *QUEUES["io"]}
     assert queue_of("orders.pack") in QUEUES["cpu"]
     assert queue_of("emails.confirm") in QUEUES["io"]
+
+
+@pytest.mark.spec("D6.1.4", "D6.4.1")
+def test_the_containers_consume_every_queue():
+    lists = re.findall(r"--queues (\S+)", (APP / "compose.yaml").read_text())
+    assert set(settings.DOMAINS.values()) <= {name for each in lists for name in each.split(",")}
 
 
 @pytest.mark.spec("D2.1.6")
