@@ -193,6 +193,45 @@ def test_a_chord_is_refused_with_what_to_write_instead(ledger, call):
     assert ledger.outbox() == 0
 
 
+@POOLS
+def test_a_counter_takes_the_place_of_a_chord_also_under_kills(worker, ledger, broker, pool):
+    ledger.run(
+        "from jobs.models import Batch\n"
+        "with transaction.atomic():\n"
+        "    batch = Batch.objects.create(left=60)\n"
+        "    enqueue_many(d.part, [(batch.pk, f'part {n}') for n in range(60)])"
+    )
+    for _ in range(3):
+        started = ledger.starts("part")
+        doomed = worker(pool, 4, settings=LATE).ready()
+        wait_for(lambda before=started: ledger.starts("part") > before + 6, 20)
+        if pool == "prefork":
+            os.kill(int(broker.marks.lindex("starts:part", -1)), signal.SIGKILL)
+        os.killpg(doomed.pid, signal.SIGKILL)
+    worker(pool, 4, settings=LATE).ready()
+    ledger.settled(60)
+    assert ledger.effects() == {f"part {n}": 1 for n in range(60)} | {"whole of 60": 1}
+
+
+def test_rabbitmq_is_refused_by_name_for_durable_tasks(ledger):
+    code = (
+        "from celeriac import broker\n"
+        "for call in (lambda: broker.client(app), lambda: d.add.delay(1, 1),\n"
+        "             lambda: enqueue_many(d.add, [(1, 1)])):\n"
+        "    try: call()\n"
+        "    except Exception as error: print(type(error).__name__, error)"
+    )
+    said = ledger.run(code, CELERY_BROKER_URL="amqp://guest:secret@localhost//").splitlines()
+    assert len(said) == 3, said
+    for line in said:
+        assert line.startswith(
+            "ImproperlyConfigured Durable tasks and the replay of dead letters need"
+        )
+        assert "amqp://" in line
+        assert "secret" not in line
+    assert ledger.outbox() == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -641,11 +680,60 @@ def test_priorities_have_a_queue_each(worker, ledger, broker):
     assert len(ledger.effects()) == 20
 
 
+@POOLS
+def test_higher_priorities_run_first(worker, ledger, pool):
+    """As kombu orders them on Redis: 0 is the most urgent."""
+    ledger.run(
+        "for n in range(6):\n"
+        "    for priority in (9, 3, 0, 6):\n"
+        "        d.work.apply_async((f'{priority} {n}',), priority=priority)"
+    )
+    worker(pool, 1, settings=LATE).ready()
+    ledger.settled(30)
+    order = [name for (name,) in ledger.query("SELECT name FROM jobs_effect ORDER BY id")]
+    assert order == [f"{priority} {n}" for priority in (0, 3, 6, 9) for n in range(6)]
+
+
 def test_revoked_and_expired_tasks_are_owed_no_more(worker, ledger):
     service = worker("prefork", 1, settings=LATE).ready()
     ledger.run("d.work.delay('first', 2); d.work.apply_async(('late',), expires=1)")
     ledger.settled()
     assert ledger.effects() == {"first": 1}, service.log()
+
+
+def test_old_letters_are_listed_and_discarded_by_age(ledger):
+    for n, (age, durable) in enumerate([("40 days", True), ("40 days", False), ("2 hours", True)]):
+        ledger.server.execute(
+            "INSERT INTO celeriac_dead (task_id, task, queue, message, error, durable, reason,"
+            " deaths, died_at) VALUES (%s, 't', 'q', '{}', '', %s, 'x', 1, now() - %s::interval)",
+            [f"id{n}", durable, age],
+        )
+    assert ledger.manage("dead", "--older-than", "30d", "--count").stdout == "2\n"
+    assert ledger.manage("dead", "--older-than", "90m", "--count").stdout == "3\n"
+    for bad in ("30", "30 days", "-1d", "d", "1y"):
+        refused = ledger.manage("discard", f"--older-than={bad}")
+        assert refused.returncode != 0
+        assert f"{bad!r} is no age. Write for example 90m, 12h, 30d or 8w." in refused.stderr
+    refused = ledger.manage("discard", "id0", "--older-than", "30d")
+    assert refused.returncode != 0
+    assert "Say which" in refused.stderr
+    assert ledger.manage("discard", "--older-than", "30d", "--task", "u").stdout == "0 discarded\n"
+    assert ledger.manage("discard", "--older-than", "30d").stdout == "2 discarded\n"
+    assert [task_id for *_, task_id in ledger.dead()] == ["id2"]
+    assert ledger.manage("outbox", "--older-than", "30d").returncode != 0
+
+
+def test_plain_letters_are_bounded_and_durable_ones_stay(ledger):
+    ledger.server.execute(
+        "INSERT INTO celeriac_dead (task_id, task, queue, message, error, durable, reason, deaths,"
+        " died_at) SELECT 'id' || n, 't', 'q', '{}', '', n % 10 = 0, 'x', 1, now()"
+        " FROM generate_series(1, 100) n"
+    )
+    trim = "from celeriac import ledger\nprint(ledger.trim(20), ledger.trim(20))"
+    assert ledger.run(trim) == "70 0"
+    left = {int(task_id[2:]) for *_, task_id in ledger.dead()}
+    assert {n for n in left if n % 10} == {n for n in range(78, 101) if n % 10}
+    assert len(left) == 30
 
 
 # -- dead letters of every task -----------------------------------------------------------------

@@ -30,6 +30,7 @@ TIMEOUT = 1.0
 BREAK_SECONDS = 2.0
 
 _clients: dict[tuple[int, int], Any] = {}
+_is_redis: dict[int, bool] = {}
 _broken_until = 0.0
 
 
@@ -145,6 +146,23 @@ def stamped(text: str, seq: int | None, strikes: int | None = None) -> str:
     return json.dumps(message)
 
 
+def is_redis(app: Celery) -> bool:
+    """Whether the app's broker is Redis; does not connect."""
+    if id(app) not in _is_redis:
+        _is_redis[id(app)] = app.connection_for_write().transport.driver_type == "redis"
+    return _is_redis[id(app)]
+
+
+def require_redis(app: Celery) -> None:
+    """Refuse another broker by name."""
+    if not is_redis(app):
+        raise ImproperlyConfigured(
+            "Durable tasks and the replay of dead letters need Redis as the broker, but broker_url "
+            f"is {app.connection_for_write().as_uri()}. Write CELERY_BROKER_URL = 'redis://…', or "
+            "set durable=False on the tasks."
+        )
+
+
 def client(app: Celery) -> Any:
     """This process's Redis client for the app's broker; raises redis errors."""
     key = (os.getpid(), id(app))
@@ -152,15 +170,10 @@ def client(app: Celery) -> Any:
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
+        require_redis(app)
         limits = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT}
         connection = app.connection_for_write(transport_options=limits)
         transport = connection.transport
-        if transport.driver_type != "redis":
-            raise ImproperlyConfigured(
-                f"Durable tasks need Redis as the broker, but broker_url is "
-                f"{connection.as_uri()}. Write CELERY_BROKER_URL = 'redis://…', or set "
-                "durable=False on the tasks."
-            )
         transport.establish_connection()
         channel = transport.create_channel(transport)
         redis = channel._create_client()

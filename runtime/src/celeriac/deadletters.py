@@ -2,8 +2,10 @@
 
 For every task of the app, durable or not. Fed by Celery's signals and by the keeper.
 Guarantees: nothing here raises into the worker or holds it longer than some `TIMEOUT`
-seconds; one letter per task id. Where a keeper runs (the worker's main process) it writes,
-and goes on trying while the database is away; a pool child writes at once and tries once.
+seconds; one letter per task id. A durable task's letter stays until someone replays or
+discards it; of the others the last 100,000 are kept. Where a keeper runs (the worker's main
+process) it writes, and goes on trying while the database is away; a pool child writes at once
+and tries once.
 
 Limits: the letter of a plain task is written after its failure, so a crash between the two
 loses it. A durable task's row becomes its letter, so nothing is between.

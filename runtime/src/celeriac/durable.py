@@ -108,6 +108,7 @@ class Task(DjangoTask):
             )
         if options.get("chord"):
             raise ImproperlyConfigured(NO_CHORDS.format(task=self.name))
+        broker.require_redis(app)
         task_id = task_id or uuid()
         due_at = self.due(countdown, eta)
         options |= {"link": link, "link_error": link_error, "shadow": shadow}
@@ -330,6 +331,7 @@ def enqueue_many(task: Task, rows: Iterable[Any], batch: int = 1000) -> list[str
     calls = [((), row) if isinstance(row, dict) else (tuple(row), {}) for row in rows]
     if app.conf.task_always_eager or not task.durable:
         return [task.apply_async(args, kwargs).id for args, kwargs in calls]
+    broker.require_redis(app)
     ids = [uuid() for _ in calls]
     for start in range(0, len(calls), batch):
         messages = similar(task, calls[start : start + batch], ids[start : start + batch])

@@ -64,6 +64,7 @@ MOST_CHARACTERS = 120
 STOP_SECONDS = 2.0
 NO_JSON = re.compile("[\0\ud800-\udfff]")  # what PostgreSQL does not take
 SENDS_A_STRIKE = 10
+MOST_PLAIN_LETTERS = 100_000
 LEADER = zlib.crc32(b"celeriac.keeper") - 2**31
 
 RELAY = """
@@ -229,7 +230,7 @@ class Keeper:
         self.report()
         if not self.leading:
             self.leading = self.fetch("SELECT pg_try_advisory_lock(%s, 0)", LEADER)[0][0]
-        if not self.leading:
+        if not self.leading or not broker.is_redis(self.app):
             return
         if time.monotonic() - self.sampled_at >= SAMPLE_SECONDS:
             self.sample()
@@ -413,6 +414,7 @@ class Keeper:
         if time.monotonic() - self.depths_at >= DEPTH_SECONDS:
             self.depths_at = time.monotonic()
             self.aside(self.note_depths)
+            self.aside(lambda: ledger.trim(MOST_PLAIN_LETTERS, self.session))
 
     def note_depths(self) -> None:
         found = figures.queues(self.app, figures.queue_names(self.app, self.session))

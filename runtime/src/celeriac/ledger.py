@@ -177,5 +177,17 @@ def record(
     )
 
 
+def trim(keep: int, using: Any = None) -> int:
+    """Forget the oldest letters of tasks that are not durable beyond `keep`; returns how many."""
+    return len(
+        fetch(
+            "DELETE FROM celeriac_dead WHERE NOT durable AND id <= (SELECT id FROM celeriac_dead"
+            " WHERE NOT durable ORDER BY id DESC OFFSET %s LIMIT 1) RETURNING id",
+            [keep],
+            using,
+        )
+    )
+
+
 def atomic() -> transaction.Atomic:
     return transaction.atomic(using=DATABASE)

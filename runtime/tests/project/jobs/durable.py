@@ -8,9 +8,11 @@ import time
 
 from celery import shared_task
 from django.db import connection
+from django.db.models import F
 
 from celeriac import Task
 
+from .models import Batch, Effect
 from .tasks import marks
 
 
@@ -113,6 +115,22 @@ def stuck(name):
 def add(x, y):
     effect(f"{x}+{y}")
     return x + y
+
+
+@shared_task(base=Task)
+def part(batch, name):
+    effect(name)
+    marks().rpush("starts:part", os.getpid())
+    time.sleep(0.2)
+    mine = Batch.objects.filter(pk=batch)
+    mine.update(left=F("left") - 1)
+    if mine.get().left == 0:
+        whole.delay(batch)
+
+
+@shared_task(base=Task)
+def whole(batch):
+    effect(f"whole of {Effect.objects.filter(name__startswith='part').count()}")
 
 
 @shared_task(base=Task, async_commit=True)

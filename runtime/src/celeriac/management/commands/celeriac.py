@@ -1,14 +1,27 @@
 """manage.py celeriac outbox|dead|replay|discard"""
 
 import json
-from argparse import ArgumentParser
+import re
+from argparse import ArgumentParser, ArgumentTypeError
+from datetime import timedelta
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from celeriac import deadletters
 from celeriac.models import Dead, Outbox
+
+UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def age(text: str) -> timedelta:
+    """A number and a unit: 90m, 12h, 30d or 8w."""
+    found = re.fullmatch(r"(\d{1,5})([mhdw])", text)
+    if found is None:
+        raise ArgumentTypeError(f"{text!r} is no age. Write for example 90m, 12h, 30d or 8w.")
+    return timedelta(**{UNITS[found[2]]: int(found[1])})
 
 
 class Command(BaseCommand):
@@ -24,6 +37,9 @@ class Command(BaseCommand):
         ):
             sub = verbs.add_parser(verb, help=text)
             sub.add_argument("--task", help="only this task, by its full name")
+            if verb != "outbox":
+                older = "only what died longer ago than this: 90m, 12h, 30d, 8w"
+                sub.add_argument("--older-than", type=age, metavar="AGE", help=older)
             if verb in ("outbox", "dead"):
                 sub.add_argument("--limit", type=int, default=50)
                 sub.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -36,10 +52,13 @@ class Command(BaseCommand):
         rows = Outbox.objects.order_by("seq") if verb == "outbox" else Dead.objects.order_by("-pk")
         if task:
             rows = rows.filter(task=task)
+        older = options.pop("older_than", None)
+        if older is not None:
+            rows = rows.filter(died_at__lt=timezone.now() - older)
         if verb in ("outbox", "dead"):
             self.show(rows, **options)
         else:
-            self.end(verb, rows, **options)
+            self.end(verb, rows, every=options["all"] or older is not None, **options)
 
     def show(self, rows: QuerySet, limit: int, count: bool, **options: Any) -> None:
         if count:
@@ -58,9 +77,11 @@ class Command(BaseCommand):
             last = row.error.strip().splitlines()[-1:] or [""]
             self.stdout.write(f"{row.task_id}  {row.task}  {row.arguments()}  {state}  {last[0]}")
 
-    def end(self, verb: str, rows: QuerySet, ids: list[str], **options: Any) -> None:
-        if bool(ids) == options["all"]:
-            raise CommandError(f"Say which: {verb} TASK-ID …, or {verb} --all [--task NAME].")
+    def end(self, verb: str, rows: QuerySet, ids: list[str], every: bool, **_: Any) -> None:
+        if bool(ids) == every:
+            raise CommandError(
+                f"Say which: {verb} TASK-ID …, or {verb} --all [--task NAME] [--older-than 30d]."
+            )
         if ids:
             rows = rows.filter(task_id__in=ids)
             if missing := set(ids) - set(rows.values_list("task_id", flat=True)):

@@ -12,4 +12,11 @@ class Migration(migrations.Migration):
                 ("pid", models.IntegerField()),
             ],
         ),
+        migrations.CreateModel(
+            name="Batch",
+            fields=[
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("left", models.IntegerField()),
+            ],
+        ),
     ]
