@@ -96,10 +96,14 @@ def test_the_keeper_goes_round_a_transaction_pooler(worker, ledger, pooler, data
     settings = LATE | {"DATABASES": {"default": default, "celeriac": direct}}
     assert json.dumps(settings)
     service = worker("prefork", 2, settings=settings).ready()
-    ledger.run("enqueue_many(d.work, [(f'{n}',) for n in range(50)])")
+    ledger.run(
+        "enqueue_many(d.work, [(f'{n}',) for n in range(50)])\n"
+        "for n in range(3): d.long.delay(f'long {n}', 5)"
+    )
     ledger.settled()
     assert set(ledger.effects().values()) == {1}
-    assert len(ledger.effects()) == 50, service.log()
+    assert len(ledger.effects()) == 53, service.log()
+    assert [ledger.starts(f"long {n}") for n in range(3)] == [1, 1, 1]
 
 
 def test_a_session_pooler_will_do(worker, ledger, pooler):

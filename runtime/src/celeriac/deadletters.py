@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery import Celery, current_app, signals
-from django.db import connections
 
 from celeriac import broker, ledger
 from celeriac.broker import DUE, HEADER, Message
@@ -67,7 +66,7 @@ def write(action: Write) -> None:
     connection = None
     try:
         # A session of its own: the task's may be broken, or inside a transaction.
-        connection = own_connection(ledger.DATABASE, TIMEOUT)
+        connection = ledger.own_connection(ledger.DATABASE, TIMEOUT)
         with connection.cursor() as cursor:
             cursor.execute(f"SET statement_timeout = '{TIMEOUT}s'")
         action(connection)
@@ -76,15 +75,6 @@ def write(action: Write) -> None:
     finally:
         if connection is not None:
             connection.close()
-
-
-def own_connection(alias: str, timeout: int) -> Any:
-    """A session outside Django's own, without its pool, that gives up after `timeout` s."""
-    connection = connections[alias].copy()
-    options = dict(connection.settings_dict.get("OPTIONS") or {}, connect_timeout=timeout)
-    options.pop("pool", None)
-    connection.settings_dict["OPTIONS"] = options
-    return connection
 
 
 # -- from Celery's signals ---------------------------------------------------------------

@@ -50,6 +50,11 @@ NO_CHORDS = (
     "the one that reaches 0 call the body's delay(). Or write durable=False on the parts."
 )
 
+CLOSED = (
+    "{task} closed the connection of its own transaction, so nothing it did is committed. Leave "
+    "out connection.close(), or give the task atomic=False."
+)
+
 
 class Task(DjangoTask):
     """Base class of durable tasks; `durable=False` turns it off for a task or for one call."""
@@ -242,7 +247,9 @@ class Task(DjangoTask):
                 result = self.run(*args, **kwargs)
             except Ignore as done:
                 ignored = done
-            else:
+            if ledger.connection().closed_in_transaction:
+                raise RuntimeError(CLOSED.format(task=self.name))
+            if ignored is None:
                 self.follow(result)
             self.retry_later()
         if ignored is not None:
@@ -251,10 +258,10 @@ class Task(DjangoTask):
 
     def run_under_lock(self, seq: int, args: Any, kwargs: Any) -> Any:
         """The task first, then its removal and what follows, in one transaction."""
-        if not ledger.lock(seq, self.request.id):
-            raise Ignore("a copy: done already, or running elsewhere")
         ignored = None
-        try:
+        with ledger.lock(seq, self.request.id) as locked:
+            if not locked:
+                raise Ignore("a copy: done already, or running elsewhere")
             self.count_start(seq)
             try:
                 result = self.run(*args, **kwargs)
@@ -265,9 +272,6 @@ class Task(DjangoTask):
                     if ignored is None:
                         self.follow(result)
                     self.retry_later()
-        finally:
-            with suppress(OperationalError, InterfaceError):
-                ledger.unlock(seq)
         if ignored is not None:
             raise ignored
         return result

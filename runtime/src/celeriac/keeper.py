@@ -38,7 +38,6 @@ from typing import Any
 
 from celery import Celery, signals
 from celery.worker import state
-from django.db import connections
 
 from celeriac import broker, deadletters, figures, history, ledger
 from celeriac.broker import HEADER
@@ -188,8 +187,8 @@ class Keeper:
     # -- the session -------------------------------------------------------------------
 
     def open(self) -> None:
-        alias = "celeriac" if "celeriac" in connections.settings else ledger.DATABASE
-        session = deadletters.own_connection(alias, 5)
+        alias = ledger.direct()
+        session = ledger.own_connection(alias, 5)
         self.session = session
         with session.cursor() as cursor:
             for option, value in (
@@ -464,7 +463,7 @@ def refuse_transaction_pooler(session: Any, alias: str) -> None:
     real = ledger.fetch("SELECT pg_backend_pid()", [], session)[0][0]
     if session.connection.info.backend_pid == real:
         return
-    other = deadletters.own_connection(alias, 5)
+    other = ledger.own_connection(alias, 5)
     try:
         other.set_autocommit(False)
         theirs = ledger.fetch("SELECT pg_backend_pid()", [], other)[0][0]

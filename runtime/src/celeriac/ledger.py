@@ -3,7 +3,8 @@
 All but `record` use the caller's own connection and transaction.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from celeriac.broker import Message
 DATABASE = "default"
 # Advisory locks of tasks that run without a transaction: one 64-bit key space.
 TASK_LOCKS = 0x63656C << 40
+LOCK_SECONDS = 5
 ERROR_CHARACTERS = 20_000
 
 
@@ -32,6 +34,21 @@ def connection() -> Any:
             "manage.py migrate."
         )
     return found
+
+
+def direct() -> str:
+    """The alias of the way to the database that does not go through a transaction pooler."""
+    return "celeriac" if "celeriac" in connections.settings else DATABASE
+
+
+def own_connection(alias: str, timeout: int) -> Any:
+    """A session outside Django's own, without its pool, that gives up after `timeout` s."""
+    session = connections[alias].copy()
+    options = dict(session.settings_dict.get("OPTIONS") or {}, connect_timeout=timeout)
+    for name in ("pool", "isolation_level"):
+        options.pop(name, None)
+    session.settings_dict["OPTIONS"] = options
+    return session
 
 
 def fetch(sql: str, parameters: Sequence[Any], using: Any = None) -> list[tuple[Any, ...]]:
@@ -77,18 +94,24 @@ def take(seq: int, task_id: str, async_commit: bool = False) -> bool:
     )
 
 
-def lock(seq: int, task_id: str) -> bool:
-    """Lock the row's number until `unlock`. False: done, or running elsewhere."""
-    if not fetch("SELECT pg_try_advisory_lock(%s)", [TASK_LOCKS + seq])[0][0]:
-        return False
-    if fetch("SELECT 1 FROM celeriac_outbox WHERE seq = %s AND task_id = %s", [seq, task_id]):
-        return True
-    unlock(seq)
-    return False
+@contextmanager
+def lock(seq: int, task_id: str) -> Iterator[bool]:
+    """Lock the row's number, in a session of its own. False: done, or running elsewhere.
 
-
-def unlock(seq: int) -> None:
-    fetch("SELECT pg_advisory_unlock(%s)", [TASK_LOCKS + seq])
+    Not in the task's session, which the task may close or hand to a transaction pooler.
+    """
+    session = own_connection(direct(), LOCK_SECONDS)
+    try:
+        yield bool(
+            fetch("SELECT pg_try_advisory_lock(%s)", [TASK_LOCKS + seq], session)[0][0]
+            and fetch(
+                "SELECT 1 FROM celeriac_outbox WHERE seq = %s AND task_id = %s",
+                [seq, task_id],
+                session,
+            )
+        )
+    finally:
+        session.close()
 
 
 def reschedule(seq: int, task_id: str, message: Message, due_at: datetime | None) -> None:

@@ -142,8 +142,7 @@ class Exporter(Collector):
     # -- PostgreSQL ----------------------------------------------------------------------
 
     def from_postgresql(self) -> Iterator[Metric]:
-        from celeriac.deadletters import own_connection
-        from celeriac.ledger import DATABASE
+        from celeriac.ledger import DATABASE, own_connection
 
         session = own_connection(DATABASE, TIMEOUT)
         try:

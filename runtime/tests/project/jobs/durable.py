@@ -153,3 +153,41 @@ def plain(result):
 @shared_task(base=Task, bind=True)
 def scheduled(self, name):
     effect(f"{name} {self.request.id}")
+
+
+@shared_task(base=Task)
+def closes(name):
+    effect(name)
+    connection.close()
+
+
+@shared_task(base=Task, atomic=False)
+def closes_long(name, seconds):
+    marks().rpush(f"starts:{name}", os.getpid())
+    connection.close()
+    time.sleep(seconds)
+    effect(name)
+
+
+@shared_task(base=Task, bind=True)
+def replaced(self, name):
+    effect(f"{name} was replaced")
+    raise self.replace(add.s(7, 7))
+
+
+@shared_task(base=Task, bind=True, max_retries=3)
+def at_once(self, name):
+    if self.request.retries < 2:
+        raise self.retry(countdown=0)
+    effect(f"{name} {self.request.retries}")
+
+
+@shared_task(base=Task)
+def errback(request, error, traceback):
+    effect(f"errback of {request.task}: {error}")
+
+
+@shared_task(base=Task)
+def outer(name):
+    effect(f"outer {name}")
+    work.delay(f"inner {name}")
