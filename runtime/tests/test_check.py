@@ -159,6 +159,11 @@ def test_connections_beyond_postgresqls_limit(app):
     assert "Write max_connections: 109 in postgresql_config" in message
     assert run(app, many, postgresql_max_connections=109, web_connections=8) == []
 
+    # The lock of a durable task without a transaction is a session of its own.
+    add_task(app, "shop.long", durable=True, atomic=False)
+    message = only(run(app, many, postgresql_max_connections=109, web_connections=8), "error")
+    assert "up to 189 may be open: 80 by tasks, 2 by workers" in message
+
 
 @pytest.mark.spec("G2.3", "D1.2.2")
 def test_a_missing_broker_url(app):

@@ -222,7 +222,15 @@ def check_limits(app: Celery, topology: Topology, routes: Routes) -> Iterator[st
             )
 
 
-def check_connections(app: Celery, topology: Topology) -> Iterator[str]:
+def sessions(app: Celery, pool: Pool, routes: Routes) -> int:
+    """How many a task of this pool may hold: with atomic=False, one more for its lock."""
+    tasks = {task for queue in consumed_queues(app, pool) for task in routes.queues.get(queue, ())}
+    found = [app.tasks[name] for name in tasks if name in app.tasks]
+    long = any(getattr(task, "durable", False) and not task.atomic for task in found)
+    return 2 if long else 1
+
+
+def check_connections(app: Celery, topology: Topology, routes: Routes) -> Iterator[str]:
     if transport(app) == "redis":
         options = app.conf.broker_transport_options or {}
         allowed = options.get("max_connections", REDIS_MAX_CONNECTIONS)
@@ -238,7 +246,7 @@ def check_connections(app: Celery, topology: Topology) -> Iterator[str]:
     limit = topology.postgresql_max_connections
     if limit is None:
         return
-    slots = sum(pool.slots * pool.hosts for pool in topology.workers)
+    slots = sum(pool.slots * pool.hosts * sessions(app, pool, routes) for pool in topology.workers)
     keepers = sum(pool.hosts for pool in topology.workers)
     web = topology.web_connections
     needed = 2 * (slots + keepers + web + BEAT_CONNECTIONS) + RESERVED_CONNECTIONS
@@ -309,7 +317,7 @@ def check(app: Celery, topology: Topology, database: bool = False) -> list[str]:
     findings += check_schedule(app, routes, database)
     findings += check_queues(app, topology, routes)
     findings += check_limits(app, topology, routes)
-    findings += check_connections(app, topology)
+    findings += check_connections(app, topology, routes)
     return sorted(findings, key=lambda line: not line.startswith("error"))
 
 
