@@ -245,6 +245,8 @@ SHOP_URL = env.url(
     write="https://shop.example.org",
     default=f"https://{ALLOWED_HOSTS[0]}",
 ).rstrip("/")
+# The bank's address; without one a bank is pretended, with books in our own database.
+SHOP_BANK_URL = env.optional_url("SHOP_BANK_URL", ("https", "http"), write="https://bank.example")
 # Seconds that the pretended bank takes, and how hard the crate is thought about; 0 for load tests.
 SHOP_BANK_SECONDS = env.number("SHOP_BANK_SECONDS", default=1.5, least=0, most=10)
 SHOP_PACKING_EFFORT = env.number("SHOP_PACKING_EFFORT", default=1, least=0, most=10)
