@@ -1,9 +1,11 @@
-"""Put the order and the task that a log line belongs to at its end."""
+"""Say in each log line which order and which task it belongs to: as JSON, or at a line's end."""
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime
 
 from celery import current_task
 
@@ -29,5 +31,25 @@ class Context(logging.Filter):
             fields["task"] = current_task.name
             fields["task_id"] = current_task.request.id
             fields["attempt"] = current_task.request.retries + 1
+        record.fields = fields
         record.context = "".join(f" {name}={value}" for name, value in fields.items())
         return True
+
+
+class Json(logging.Formatter):
+    """One line, one JSON object: time (UTC), level, logger, message, and what `Context` found.
+
+    An error's traceback is in `error`, so that it stays with its line.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)

@@ -214,17 +214,21 @@ if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR"):
     raise ImproperlyConfigured(
         f"LOG_LEVEL is {LOG_LEVEL!r}. Write LOG_LEVEL=DEBUG, INFO, WARNING or ERROR"
     )
+LOG_FORMAT = env.text("LOG_FORMAT", write="json", default="plain" if DEBUG else "json")
+if LOG_FORMAT not in ("json", "plain"):
+    raise ImproperlyConfigured(f"LOG_FORMAT is {LOG_FORMAT!r}. Write LOG_FORMAT=json or plain")
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "filters": {"context": {"()": "config.log.Context"}},
     "formatters": {
+        "json": {"()": "config.log.Json"},
         "plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s%(context)s"},
     },
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
-            "formatter": "plain",
+            "formatter": LOG_FORMAT,
             "filters": ["context"],
         },
     },

@@ -63,7 +63,7 @@ def test_orders_go_through_and_beat_keeps_time(fleet, place, sink):
     wait_for(declined, Step.FAILED)
     assert not Payment.objects.filter(order=declined).exists()
     assert attempts(orders[-1])["payment"] == 3
-    assert f"order={orders[0].pk} task=emails.confirm" in fleet.log("io")
+    assert f'"order": {orders[0].pk}, "task": "emails.confirm"' in fleet.log("io")
 
     until(lambda: Notice.objects.filter(orders_today__gte=5).exists(), 10, "orders are counted")
 

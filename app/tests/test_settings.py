@@ -1,15 +1,22 @@
 """Settings come from the environment, and a bad one is refused by name."""
 
+import json
+import logging
+import logging.config
 import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import pytest
+from celery._state import _task_stack
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from config import celery_app
+from config.log import about_order
 
 from .fixtures import APP
 
@@ -38,6 +45,8 @@ def test_good_environment_loads(monkeypatch):
         ("APP_DOMAIN", None, "APP_DOMAIN is not set"),
         ("DEBUG", "maybe", "DEBUG is 'maybe'"),
         ("LOG_LEVEL", "LOUD", "LOG_LEVEL is 'LOUD'"),
+        ("LOG_FORMAT", "xml", "LOG_FORMAT is 'xml'"),
+        ("SHOP_BANK_URL", "bank", "SHOP_BANK_URL begins with"),
         ("SHOP_BANK_SECONDS", "soon", "SHOP_BANK_SECONDS is 'soon'"),
     ],
 )
@@ -102,21 +111,72 @@ def test_beat_reads_its_schedule_from_the_database():
     assert celery_app.conf.beat_scheduler == "django_celery_beat.schedulers:DatabaseScheduler"
 
 
-@pytest.mark.spec("D5.3.1", "D5.3.2")
-def test_a_log_line_names_its_order(capfd):
-    import logging
-    import logging.config
+@pytest.fixture
+def logged(capfd, settings):
+    """Log as the processes do, in one of the formats; returns what was written."""
 
-    from config.log import about_order
+    def logged(kind: str, write: Callable[[logging.Logger], None]) -> str:
+        handler = {**settings.LOGGING["handlers"]["stderr"], "formatter": kind}
+        logging.config.dictConfig({**settings.LOGGING, "handlers": {"stderr": handler}})
+        with about_order(17):
+            write(logging.getLogger("orders"))
+        out, err = capfd.readouterr()
+        assert out == ""
+        return err
 
+    yield logged
     logging.config.dictConfig(settings.LOGGING)
-    with about_order(17):
-        logging.getLogger("orders").warning("packed")
-    logging.getLogger("orders").debug("never shown")
-    out, err = capfd.readouterr()
-    assert err.rstrip().endswith("WARNING orders: packed order=17")
-    assert out == ""
-    assert "never shown" not in err
+
+
+@pytest.mark.spec("D5.3.1", "D5.3.2", "G6.2")
+class TestLogs:
+    def test_a_line_is_json_that_names_its_order(self, logged):
+        said = json.loads(logged("json", lambda log: log.warning("packed %s", "well")))
+        assert datetime.fromisoformat(said.pop("time")).utcoffset() == timedelta(0)
+        assert said == {
+            "level": "WARNING",
+            "logger": "orders",
+            "message": "packed well",
+            "order": 17,
+        }
+
+    def test_or_plain_for_people(self, logged):
+        said = logged("plain", lambda log: log.warning("packed"))
+        assert said.rstrip().endswith("WARNING orders: packed order=17")
+
+    def test_what_is_of_no_use_in_production_is_not_shown(self, logged):
+        assert logged("json", lambda log: log.debug("never shown")) == ""
+
+    def test_a_traceback_stays_with_its_line(self, logged):
+        def fail(log: logging.Logger) -> None:
+            try:
+                raise ZeroDivisionError("a\nbug")
+            except ZeroDivisionError:
+                log.exception("failed")
+
+        (line,) = logged("json", fail).splitlines()
+        assert "ZeroDivisionError: a\nbug" in json.loads(line)["error"]
+
+    @pytest.mark.spec("D2.1.7")
+    def test_inside_a_task_it_names_the_task_and_the_attempt(self, logged):
+        from payments.tasks import charge
+
+        def within(log: logging.Logger) -> None:
+            charge.push_request(id="some-id", retries=2)
+            try:
+                log.warning("asked")
+            finally:
+                charge.pop_request()
+
+        def push(log: logging.Logger) -> None:
+            _task_stack.push(charge)
+            try:
+                within(log)
+            finally:
+                _task_stack.pop()
+
+        said = json.loads(logged("json", push))
+        assert (said["task"], said["task_id"], said["attempt"]) == ("payments.charge", "some-id", 3)
 
 
 def test_django_finds_nothing_to_warn_about():
