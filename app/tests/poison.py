@@ -26,5 +26,7 @@ def find_crate_or_die(order: Order, effort: float) -> tuple[int, str]:
 
 @signals.worker_init.connect
 def attach(**_: object) -> None:
+    if "POISON" not in os.environ:
+        return  # a worker inside the tests, not one of the fleet
     services._find_crate = find_crate_or_die
     pack.max_sends = 2

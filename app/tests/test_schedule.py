@@ -21,6 +21,8 @@ from .fixtures import QUEUES
 
 pytestmark = pytest.mark.django_db
 
+CORE = ("orders.count_today", "maintenance.cleanup")
+
 
 def sync(*arguments: str) -> str:
     out = io.StringIO()
@@ -48,6 +50,16 @@ def test_intervals_and_crontabs_in_utc():
     nightly = PeriodicTask.objects.get(name="Nightly clean-up")
     assert (nightly.crontab.hour, nightly.crontab.minute) == ("3", "17")
     assert str(nightly.crontab.timezone) == "UTC"
+
+
+@pytest.mark.spec("G1.5", "D3.1.4")
+def test_what_runs_when_is_decided():
+    """By the domains that no shop can be without; the others test their own."""
+    plan = {name: entry for name, entry in schedule.collect().items() if entry.task in CORE}
+    assert plan == {
+        "Count the orders of today": schedule.Every("orders.count_today", seconds=10),
+        "Nightly clean-up": schedule.At("maintenance.cleanup", minute="17", hour="3"),
+    }
 
 
 def test_runs_that_waited_too_long_expire():

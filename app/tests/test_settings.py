@@ -106,6 +106,12 @@ def test_every_requirement_is_pinned_with_a_hash():
         assert "://" not in text
 
 
+@pytest.mark.spec("D1.1.1", "D1.1.2", "D1.1.3", "G2.1")
+@pytest.mark.parametrize("name", ["celery", "redis", "django-celery-beat", "django-celery-results"])
+def test_what_celery_needs_is_required(name):
+    assert f"\n{name}==" in "\n" + (APP / "requirements.txt").read_text()
+
+
 @pytest.mark.spec("D6.2.2")
 def test_beat_reads_its_schedule_from_the_database():
     assert celery_app.conf.beat_scheduler == "django_celery_beat.schedulers:DatabaseScheduler"

@@ -49,7 +49,7 @@ def test_with_a_wrong_password_it_is_401(site, path, user, password):
     assert site.request(path, login=(user, password)).status == 401
 
 
-@pytest.mark.spec("D5.1.1", "D5.1.3", "D7.2.3", "G7.1", "D5.1.4")
+@pytest.mark.spec("D5.1.1", "D5.1.3", "D7.2.3", "G7.1", "D5.1.4", "D1.1.4")
 def test_with_the_password_it_is_200(site, path, login):
     answer = site.request(path, login=login)
     assert answer.status == 200
