@@ -89,7 +89,7 @@ class Service:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    def ready(self, seconds: float = 20) -> "Service":
+    def ready(self, seconds: float = 60) -> "Service":
         def is_ready() -> bool:
             if self.process.poll() is not None:
                 pytest.fail(f"exited with {self.process.returncode}:\n{self.log()[-3000:]}")

@@ -181,18 +181,6 @@ def test_a_flushed_broker_loses_nothing(worker, ledger, broker):
     assert set(ledger.effects().values()) == {1}
 
 
-@pytest.mark.parametrize(
-    "call",
-    ["chord([d.add.s(1, 1)], d.add.s(1)).delay()", "(group(d.add.s(1, 1)) | d.add.s(1)).delay()"],
-)
-def test_a_chord_is_refused_with_what_to_write_instead(ledger, call):
-    code = "try: " + call + "\nexcept Exception as error: print(error)\nelse: print('accepted')\n"
-    said = ledger.run(code, PROJECT_SETTINGS='{"CELERY_RESULT_BACKEND": "cache+memory://"}')
-    assert "cannot be the header of a chord" in said
-    assert "F('left') - 1" in said
-    assert ledger.outbox() == 0
-
-
 @POOLS
 def test_a_counter_takes_the_place_of_a_chord_also_under_kills(worker, ledger, broker, pool):
     ledger.run(

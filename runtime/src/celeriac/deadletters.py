@@ -20,7 +20,7 @@ from typing import Any
 
 from celery import Celery, current_app, signals
 
-from celeriac import broker, ledger
+from celeriac import broker, chord, ledger
 from celeriac.broker import DUE, HEADER, Message
 
 logger = logging.getLogger("celeriac.deadletters")
@@ -208,9 +208,12 @@ def raw(message: Any) -> Message:
 
 @safely
 def on_revoked(request: Any = None, **_: Any) -> None:
-    """Revoked or expired: what was owed is not owed any more."""
+    """Revoked or expired: what was owed is not owed any more, unless a chord waits for it."""
     seq, task_id = request.get(HEADER), request.id
-    if seq is not None:
+    if seq is not None and request.get(chord.HEADER):
+        why = "Revoked or expired, but a chord waits for its result."
+        write(lambda connection: bury(seq, task_id, "revoked", why, connection))
+    elif seq is not None:
         write(lambda connection: ledger.drop(seq, task_id, connection))
 
 

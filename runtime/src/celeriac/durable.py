@@ -6,7 +6,7 @@ Guarantees, for tasks whose effect is in the same database:
   the task with it. The message is published after the commit; a broker that is away costs
   nothing but time.
 - The task runs in one transaction that also removes its row, and writes the rows of the
-  tasks that follow it (chain, link). The row's lock is the lease: a copy of the message
+  tasks that follow it (chain, link, chord). The row's lock is the lease: a copy of the message
   finds the row gone or locked, and is dropped. So the effect is committed exactly once.
 - A worker or child that dies gives up its lock with its connection; the keeper sends the
   task again within seconds, however long the visibility timeout is.
@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from celery.canvas import _chain, group, maybe_signature
+from celery.canvas import _chain, _chord, group, maybe_signature
 from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Ignore, ImproperlyConfigured, Retry
 from celery.result import AsyncResult
@@ -35,20 +35,13 @@ from celery.utils.saferepr import saferepr
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from django.db import InterfaceError, OperationalError, transaction
 
-from celeriac import broker, ledger
+from celeriac import broker, chord, ledger
 from celeriac.broker import HEADER, STRIKES, Message
 from celeriac.quarantine import Busy, gate
 
 logger = logging.getLogger("celeriac.durable")
 
 POSTPONE_SECONDS = 5.0
-
-NO_CHORDS = (
-    "{task} is durable and cannot be the header of a chord (or of group | task): Celery counts "
-    "a chord's parts outside the transaction, so a crash could leave it waiting for ever. Write "
-    "a counter in your own table instead: let each part do F('left') - 1 in its effect, and let "
-    "the one that reaches 0 call the body's delay(). Or write durable=False on the parts."
-)
 
 CLOSED = (
     "{task} closed the connection of its own transaction, so nothing it did is committed. Leave "
@@ -112,7 +105,7 @@ class Task(DjangoTask):
                 **options,
             )
         if options.get("chord"):
-            raise ImproperlyConfigured(NO_CHORDS.format(task=self.name))
+            raise ImproperlyConfigured(chord.REFUSED.format(culprit=self.name))
         broker.require_redis(app)
         task_id = task_id or uuid()
         due_at = self.due(countdown, eta)
@@ -251,6 +244,8 @@ class Task(DjangoTask):
                 raise RuntimeError(CLOSED.format(task=self.name))
             if ignored is None:
                 self.follow(result)
+            else:
+                self.refuse_to_lose_a_part()
             self.retry_later()
         if ignored is not None:
             raise ignored
@@ -271,6 +266,8 @@ class Task(DjangoTask):
                 if ledger.take(seq, self.request.id, self.async_commit):
                     if ignored is None:
                         self.follow(result)
+                    else:
+                        self.refuse_to_lose_a_part()
                     self.retry_later()
         if ignored is not None:
             raise ignored
@@ -297,6 +294,12 @@ class Task(DjangoTask):
             *rest, following = request.chain
             self.apply_next(maybe_signature(following, app=app), result, options | {"chain": rest})
         request.callbacks = request.chain = None
+        if part := request.get(chord.HEADER):
+            chord.finish(app, *part, result)
+
+    def refuse_to_lose_a_part(self) -> None:
+        if part := self.request.get(chord.HEADER):
+            raise RuntimeError(chord.LOST.format(task=self.name, chord=part[0]))
 
     def apply_next(self, signature: Any, result: Any, options: dict[str, Any]) -> None:
         if is_durable(self._get_app(), signature):
@@ -317,10 +320,13 @@ def is_its_own_fault(error: Exception) -> bool:
 
 def is_durable(app: Any, signature: Any) -> bool:
     """Whether calling the signature writes rows only."""
-    if isinstance(signature, group):
-        return all(is_durable(app, part) for part in signature.tasks)
+    signature = maybe_signature(signature, app=app)
     if isinstance(signature, _chain):
         return bool(signature.tasks) and is_durable(app, signature.tasks[0])
+    if isinstance(signature, group):
+        return all(is_durable(app, part) for part in signature.tasks)
+    if isinstance(signature, _chord):
+        return all(is_durable(app, part) for part in (*signature.tasks, signature.body))
     task = app.tasks.get(signature.task)
     return bool(isinstance(task, Task) and signature.options.get("durable", task.durable))
 
@@ -372,3 +378,6 @@ def similar(task: Task, calls: list[Any], ids: list[str]) -> list[Message]:
             )
         )
     return messages
+
+
+chord.install()

@@ -31,6 +31,11 @@ class Letter(models.Model):
         except (ValueError, KeyError, AttributeError):
             return None
 
+    def chord(self) -> int | None:
+        """The chord that waits for this task, if it is a part of one."""
+        part = self.header("celeriac_chord")
+        return part[0] if part else None
+
     def arguments(self) -> str:
         """The arguments as Celery shows them, shortened by it."""
         return f"{self.header('argsrepr') or '()'} {self.header('kwargsrepr') or '{}'}"
@@ -76,6 +81,27 @@ class Dead(Letter):
 
     class Meta:
         verbose_name = "dead letter"
+
+
+class Chord(models.Model):
+    """A chord: how many of its parts are to end before its body is owed (see chord.py)."""
+
+    waiting = models.PositiveIntegerField()
+    body = models.TextField()
+    created_at = models.DateTimeField()
+
+
+class Part(models.Model):
+    """The result of a part of a chord that has ended."""
+
+    chord = models.ForeignKey(Chord, models.CASCADE)
+    index = models.PositiveIntegerField()
+    result = models.TextField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["chord", "index"], name="celeriac_part_of_chord")
+        ]
 
 
 class Worker(models.Model):

@@ -191,3 +191,22 @@ def errback(request, error, traceback):
 def outer(name):
     effect(f"outer {name}")
     work.delay(f"inner {name}")
+
+
+@shared_task(base=Task)
+def total(results):
+    effect(f"total {results}")
+    return sum(results)
+
+
+@shared_task(base=Task)
+def moody(number):
+    if not marks().exists("good mood"):
+        raise ValueError("not today")
+    effect(f"moody {number}")
+    return number
+
+
+@shared_task(base=Task)
+def unspeakable(number):
+    return object()

@@ -67,13 +67,15 @@ class Command(BaseCommand):
         for row in rows[:limit]:
             if options["json"]:
                 names = [field.name for field in row._meta.fields if field.name != "message"]
-                facts = {name: getattr(row, name) for name in names}
+                facts = {name: getattr(row, name) for name in names} | {"chord": row.chord()}
                 self.stdout.write(json.dumps(facts | {"arguments": row.arguments()}, default=str))
                 continue
             if isinstance(row, Dead):
                 state = f"{row.died_at:%Y-%m-%d %H:%M:%S} {row.reason}"
             else:
                 state = f"sent {row.sends}x" if row.sent_at else f"due {row.due_at:%F %T}"
+            if chord := row.chord():
+                state += f"  chord {chord} waits for it"
             last = row.error.strip().splitlines()[-1:] or [""]
             self.stdout.write(f"{row.task_id}  {row.task}  {row.arguments()}  {state}  {last[0]}")
 
