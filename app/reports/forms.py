@@ -5,9 +5,15 @@ from django import forms
 from . import services
 
 
+def day(label: str) -> forms.DateField:
+    # The browser's own calendar, which understands ISO dates only.
+    widget = forms.DateInput(format="%Y-%m-%d", attrs={"type": "date"})
+    return forms.DateField(label=label, widget=widget)
+
+
 class ReportForm(forms.Form):
-    first = forms.DateField(label="First day", widget=forms.DateInput(attrs={"type": "date"}))
-    last = forms.DateField(label="Last day", widget=forms.DateInput(attrs={"type": "date"}))
+    first = day("First day")
+    last = day("Last day")
 
     def clean(self) -> dict[str, object]:
         data = super().clean()

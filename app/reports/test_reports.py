@@ -276,6 +276,12 @@ class TestPages:
         assert b"Celeriac" in table.content
         assert "1 order, " in admin_client.get(self.url("reports"), secure=True).content.decode()
 
+    def test_the_form_begins_with_this_month(self, admin_client):
+        page = admin_client.get(self.url("reports"), secure=True).content.decode()
+        today = services.today()
+        for value in (today.replace(day=1), today):
+            assert f'value="{value}"' in page
+
     def test_tonight(self, admin_client):
         days = {"first": f"{FIRST}", "last": f"{LAST}", "tonight": "1"}
         page = admin_client.post(self.url("reports"), days, secure=True, follow=True)
