@@ -2,9 +2,9 @@
 
 A report's period is cut into weeks, each a task. A day that is over is counted once and kept, so a
 part that runs again, or that another report has done, has little left to do. Whichever part is the
-last to end owes the task that writes the report. That is a chord by hand: whether all is counted is
-asked of the rows themselves, under the report's lock, for another report may have counted a day, and
-a part may have been discarded. Where parts are only this chord's, a chord of durable tasks does.
+last to end owes the task that writes the report. That is a chord by hand: the rows themselves say
+whether all is counted, under the report's lock, for another report may have counted a day, and a
+part may have been discarded. Where parts are only this chord's, a chord of durable tasks does.
 """
 
 import csv
