@@ -28,6 +28,7 @@ def ports(variables, group_names):
         "redis": [item["port"] for item in variables["redis_instances"]],
         "flower": [variables["flower_port"]],
         "mail_sink": [variables["mail_sink_port"]],
+        "beat": [variables["metrics_port"]] if variables["metrics_enabled"] else [],
     }
     return [int(port) for group in group_names for port in found.get(group, [])]
 

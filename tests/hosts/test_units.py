@@ -3,7 +3,7 @@
 import pytest
 
 testinfra_hosts = ["ansible://all"]
-JOURNAL = ("*-web@*", "*-worker-*", "*-beat@*", "*-flower*")
+JOURNAL = ("*-web@*", "*-worker-*", "*-beat@*", "*-metrics@*", "*-flower*")
 
 
 @pytest.fixture(scope="module")
@@ -12,6 +12,7 @@ def wanted(variables, release, app_name):
     groups = variables["group_names"]
     found = {f"worker-{pool['name']}" for pool in variables["celery_pools"]}
     found |= {group for group in ("web", "beat") if group in groups}
+    found |= {"metrics"} if "beat" in groups and variables["metrics_enabled"] else set()
     instances = {name: f"{app_name}-{name}@{release.id}.service" for name in found}
     return instances | ({"flower": f"{app_name}-flower.service"} if "flower" in groups else {})
 
