@@ -175,7 +175,7 @@ def test_the_next_release_listens_before_the_last_one_stops(exporter):
 
 
 def test_a_project_without_the_tables_gets_its_queues(exporter, send, broker):
-    scrapes = exporter(settings={"INSTALLED_APPS": ["django.contrib.contenttypes"]})
+    scrapes = exporter(settings={"INSTALLED_APPS": ["django.contrib.contenttypes", "jobs"]})
     broker.client.lpush("default", json.dumps({"headers": {}}))
     found = scrapes.all()
     assert found["celeriac_queue_messages queue=default"] == 1
