@@ -78,7 +78,7 @@ class Ledger:
     def starts(self, name):
         return self.broker.marks.llen(f"starts:{name}")
 
-    def settled(self, seconds=20):
+    def settled(self, seconds=60):
         wait_for(lambda: self.outbox() == 0, seconds, "an empty outbox")
 
 
@@ -294,7 +294,7 @@ def test_a_long_task_on_a_live_worker_is_never_started_twice(worker, ledger, poo
 def test_tasks_that_wait_inside_a_live_worker_are_not_sent_again(worker, ledger):
     settings = LATE | {"CELERY_WORKER_PREFETCH_MULTIPLIER": 4}
     service = worker("prefork", 1, settings=settings).ready()
-    ledger.run("d.work.delay('first', 6)\nfor n in range(3): d.work.delay(f'waiting {n}')")
+    ledger.run("d.work.delay('first', 15)\nfor n in range(3): d.work.delay(f'waiting {n}')")
     wait_for(lambda: ledger.starts("first"), 10)
     time.sleep(5)
     assert set(ledger.query("SELECT sends FROM celeriac_outbox")) == {(1,)}

@@ -105,14 +105,14 @@ def test_a_lost_hosts_tasks_run_elsewhere_and_once(worker, link, servers, pool):
     settings = LATE | {"CELERY_WORKER_PREFETCH_MULTIPLIER": 2}
     doomed = worker(pool, 4, settings=settings, **in_namespace(link), **env).ready()
     ledger.run(
-        "d.work.delay('running', 25); d.long.delay('without a transaction', 25)\n"
-        "d.work.delay('about to commit', 12); d.asks.delay('in a query', 100)"
+        "d.work.delay('running', 45); d.long.delay('without a transaction', 45)\n"
+        "d.work.delay('about to commit', 35); d.asks.delay('in a query', 100)"
     )
     running = ["running", "without a transaction", "about to commit", "in a query"]
-    wait_for(lambda: all(ledger.starts(name) == 1 for name in running), 15)
+    wait_for(lambda: all(ledger.starts(name) == 1 for name in running), 20)
     waiting = [f"prefetched {n}" for n in range(4)]
     ledger.run(f"for name in {waiting}: d.work.delay(name)")
-    wait_for(lambda: ledger.broker.client.hlen("unacked") >= 5, 5)
+    wait_for(lambda: ledger.broker.client.hlen("unacked") >= 5, 20)
     time.sleep(1)  # the worker says what it holds
 
     link.cut()
@@ -126,7 +126,7 @@ def test_a_lost_hosts_tasks_run_elsewhere_and_once(worker, link, servers, pool):
                 ran[name] = time.monotonic() - cut
         return len(ran) == 8
 
-    wait_for(all_started, 40, lambda: str(ran))
+    wait_for(all_started, 40, "eight starts")
     print(pool, "started elsewhere after", {name: round(s, 1) for name, s in ran.items()})
     assert max(ran.values()) < PROMISE
     ledger.settled()
@@ -134,7 +134,7 @@ def test_a_lost_hosts_tasks_run_elsewhere_and_once(worker, link, servers, pool):
 
     wait_for(lambda: time.monotonic() - cut > 22, 25)
     link.join()
-    wait_for(lambda: "will be sent again" in doomed.log(), 40, doomed.log)
+    wait_for(lambda: "will be sent again" in doomed.log(), 60, "a commit that is refused")
     wait_for(lambda: ledger.broker.client.llen("default") == 0, 10)
     ledger.run("for n in range(20): d.slow.delay(f'after {n}', 0.5)")
     ledger.settled(40)
