@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
 WIDTH, HEIGHT = 400, 160
-LEFT, RIGHT, TOP, BOTTOM = 42, 8, 10, 22
+LEFT, RIGHT, TOP, BOTTOM = 50, 8, 10, 22
 
 Values = Sequence[float | None]
 
