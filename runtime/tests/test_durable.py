@@ -392,7 +392,7 @@ def postgresql(host, client="127.0.0.1/32", *options):
     """Run a PostgreSQL for the clients of one address: (URL, crash and restart)."""
     initdb = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not initdb:
-        pytest.skip("no PostgreSQL server programs")
+        pytest.fail("no PostgreSQL server programs: bin/setup --test installs them")
     binaries, user = initdb[-1].parent, "postgres" if os.geteuid() == 0 else None
     with socket.socket() as probe:
         probe.bind((host, 0))

@@ -68,8 +68,6 @@ def get(path, target="/health/"):
     ids=["gthread", "gevent", "uvicorn"],
 )
 def test_is_ready_when_a_worker_has_loaded_the_app(web, options):
-    if "uvicorn" in options[1]:
-        pytest.importorskip("uvicorn_worker")
     app = "config.asgi:application" if "uvicorn" in options[1] else "config.wsgi:application"
     seconds = "3" if "gthread" in options else "0"
     service = web(*options, app=app, WATCHDOG_USEC="2000000", PROJECT_IMPORT_SECONDS=seconds)

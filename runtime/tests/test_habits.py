@@ -44,7 +44,6 @@ def test_stricter_isolation_levels(worker, ledger, pool, level):
 
 @POOLS
 def test_djangos_own_pool(worker, ledger, pool):
-    pytest.importorskip("psycopg_pool", reason="Django's pool needs psycopg_pool")
     env = {"PROJECT_DATABASE": options(pool=True)}
     worker(pool, 4, settings=LATE, **env).ready()
     ledger.run("for n in range(50): d.work.delay(f'{n}')\nd.long.delay('long', 1)", **env)

@@ -23,7 +23,7 @@ PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/s
 def pooler(tmp_path, database):
     """Start PgBouncer in a mode; gives the database's URL through it."""
     if PGBOUNCER is None:
-        pytest.skip("pgbouncer is not installed")
+        pytest.fail("pgbouncer is missing: bin/setup --test installs it")
     running = []
 
     def run(mode):
