@@ -34,9 +34,9 @@ class Copy:
         database = urlsplit(os.environ["DATABASE_URL"])
         broker = urlsplit(os.environ["CELERY_BROKER_URL"])
         env = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if "XDIST" not in name},
             "DATABASE_URL": database._replace(path=f"/{self.database}").geturl(),
-            "CELERY_BROKER_URL": broker._replace(path="/9").geturl(),
+            "CELERY_BROKER_URL": broker._replace(path=f"/{9 + LOOSE.index(self.without)}").geturl(),
             "PYTHONPATH": str(APP.parent / "runtime/src"),
         }
         return subprocess.run(
@@ -90,7 +90,7 @@ def test_nothing_else_knows_of_it(copy):
     check = copy.run("manage.py", "check")
     assert check.returncode == 0, check.stdout
     tests = copy.run(
-        *["-m", "pytest", "-q", "-m", "not fleet", "-p", "no:cacheprovider", "--create-db"],
+        *["-m", "pytest", "-q", "-n0", "-m", "not fleet", "-p", "no:cacheprovider", "--create-db"],
         *(["--ignore=tests/test_domains.py"] if copy.without == "reports" else TOUCHING),
     )
     assert tests.returncode == 0, tests.stdout
