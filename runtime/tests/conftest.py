@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import psycopg
@@ -269,3 +270,15 @@ def send(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
         app.send_task(name, args=args, ignore_result=True, **options)
 
     return publish
+
+
+@pytest.fixture
+def ledger(database: str, broker: Broker) -> Iterator[Any]:
+    """The outbox and the effects, both empty."""
+    from owed import Ledger
+
+    it = Ledger(database, broker)
+    names = "outbox, celeriac_dead, celeriac_worker, celeriac_head, celeriac_chord, celeriac_part"
+    it.server.execute(f"TRUNCATE jobs_effect, celeriac_{names}")
+    yield it
+    it.server.close()

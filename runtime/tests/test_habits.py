@@ -5,18 +5,9 @@ import time
 
 import pytest
 from conftest import wait_for
-from test_durable import LATE, POOLS, Ledger
+from owed import LATE, POOLS
 
 pytestmark = pytest.mark.faults
-
-
-@pytest.fixture
-def ledger(database, broker):
-    it = Ledger(database, broker)
-    tables = "jobs_effect, celeriac_outbox, celeriac_dead, celeriac_worker, celeriac_head"
-    it.server.execute(f"TRUNCATE {tables}")
-    yield it
-    it.server.close()
 
 
 def options(**given):

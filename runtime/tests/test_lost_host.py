@@ -15,8 +15,8 @@ import time
 
 import pytest
 from conftest import HERE, PROJECT, Broker, environment, wait_for
+from owed import LATE, Ledger, postgresql
 from test_beat import DURABLE
-from test_durable import LATE, Ledger, postgresql
 
 pytestmark = [pytest.mark.faults, pytest.mark.netns]
 

@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 import psycopg
 import pytest
 from conftest import wait_for
-from test_durable import LATE, Ledger
+from owed import LATE
 
 pytestmark = pytest.mark.faults
 
@@ -61,14 +61,6 @@ def pooler(tmp_path, database):
     for process in running:
         process.terminate()
         process.wait(10)
-
-
-@pytest.fixture
-def ledger(database, broker):
-    it = Ledger(database, broker)
-    it.server.execute("TRUNCATE jobs_effect, celeriac_outbox, celeriac_worker, celeriac_head")
-    yield it
-    it.server.close()
 
 
 def test_a_transaction_pooler_is_refused_and_the_tasks_stay_owed(worker, ledger, pooler):

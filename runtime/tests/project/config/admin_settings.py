@@ -1,6 +1,6 @@
 """The project with Django's admin and the operations page."""
 
-from .settings import *  # noqa: F403
+from .settings import *  # noqa: F403  # settings are derived so in Django projects
 
 INSTALLED_APPS = [
     "django.contrib.admin",
