@@ -52,6 +52,7 @@ def on_host() -> None:
     release = docker("readlink", "/opt/bench/current").stdout.decode().strip()
     command = ["systemd-run", "--quiet", "--collect", "--pipe", "--wait", f"--unit={UNIT}"]
     command += [f"--property=EnvironmentFile=/etc/bench/env/{Path(release).name}"]
+    command += [f"--property=EnvironmentFile=/etc/bench/env/{Path(release).name}.manage"]
     command += ["--setenv=BENCH_HOST=1", "--setenv=DJANGO_SETTINGS_MODULE=config.settings"]
     command += [f"{release}/venv/bin/python", "-u", f"{ON_HOST}/{name}", *sys.argv[1:]]
     try:

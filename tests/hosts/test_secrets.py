@@ -47,7 +47,7 @@ def test_no_secret_is_in(found, place):
 @pytest.mark.spec("D6.3.2")
 def test_what_must_know_a_secret_has_it_in_a_file_of_roots(found, release, app_name):
     """Also shows that the search finds what is there."""
-    known = {secret for secret, path, *_ in found["files of ours"] if path.endswith(release.id)}
+    known = {secret for secret, path, *_ in found["files of ours"] if release.id in path}
     assert known >= {"vault_postgresql_password", "vault_redis_broker_password", "vault_secret_key"}
 
 

@@ -119,9 +119,19 @@ def seconds(text: str) -> int:
 
 
 @pytest.mark.spec("D6.3.2")
-def test_the_environment_comes_from_a_file_of_the_release(processes, release, app_name):
-    files = {who: unit["EnvironmentFiles"].split(" ")[0] for who, unit in processes.items()}
-    assert files == dict.fromkeys(processes, f"/etc/{app_name}/env/{release.id}")
+def test_the_environment_comes_from_files_of_the_release_and_of_the_role(processes, release):
+    files = {
+        who: [line.split(" ")[0] for line in unit["EnvironmentFiles"].splitlines()]
+        for who, unit in processes.items()
+    }
+    common = f"/etc/{release.name}/env/{release.id}"
+    assert files == {who: [common, f"{common}.{who.split('-')[0]}"] for who in processes}
+
+
+def test_a_host_has_the_environments_of_its_own_roles_alone(host, release, variables):
+    found = host.check_output(f"ls /etc/{release.name}/env").split()
+    roles = {name.split(".")[1] for name in found if name.startswith(f"{release.id}.")}
+    assert roles == set(variables["release_roles"])
 
 
 @pytest.fixture(scope="module")

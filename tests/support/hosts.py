@@ -34,8 +34,8 @@ class Release:
         self.folder = f"{self.home}/source/{variables['app_subdir']}".rstrip("/")
         self.celery_app: str = variables["celery_app"]
 
-    def shell(self, script: str) -> Any:
-        """Run a shell script as the app's user with the release's environment; return the result.
+    def shell(self, script: str, role: str = "manage") -> Any:
+        """Run a shell script as the app's user, with the environment of one role.
 
         Secrets reach it by the environment only, so no process shows them in its arguments.
         """
@@ -43,27 +43,28 @@ class Release:
             "systemd-run --quiet --collect --pipe --wait"
             f" --uid={self.name} --gid={self.name} --property=UMask=0027"
             f" --property=EnvironmentFile=/etc/{self.name}/env/{self.id}"
+            f" --property=EnvironmentFile=/etc/{self.name}/env/{self.id}.{role}"
             f" --property=WorkingDirectory={self.folder}"
         )
         # systemd would expand variables itself, into arguments that everybody can read.
         escaped = shlex.quote(script.replace("$", "$$"))
         return self.host.run(f"{unit} -- /bin/sh -c {escaped}")
 
-    def python(self, code: str) -> Any:
+    def python(self, code: str, role: str = "manage") -> Any:
         """Run Python code in the release and return what it prints as JSON."""
         packed = base64.b64encode(code.encode()).decode()
-        result = self.shell(f"echo {packed} | base64 -d | {self.home}/venv/bin/python -")
+        result = self.shell(f"echo {packed} | base64 -d | {self.home}/venv/bin/python -", role)
         assert result.rc == 0, result.stderr
         return json.loads(result.stdout)
 
-    def django(self, code: str) -> Any:
+    def django(self, code: str, role: str = "manage") -> Any:
         """Run Python code with Django set up and return what it prints as JSON."""
         setup = (
             "import json\n"
             "from celery.app.utils import find_app\n"
             f"find_app({self.celery_app!r}).loader.import_default_modules()\n"
         )
-        return self.python(setup + code)
+        return self.python(setup + code, role)
 
 
 def until(seconds: float, found: Callable[[], Any], problem: str) -> Any:
@@ -76,13 +77,20 @@ def until(seconds: float, found: Callable[[], Any], problem: str) -> Any:
 
 
 def show(host: Any, *patterns: str) -> dict[str, dict[str, str]]:
-    """Return all properties of the loaded units that match, by unit."""
+    """Return all properties of the loaded units that match, by unit.
+
+    What is there more than once, such as EnvironmentFiles, has a line for each value.
+    """
     quoted = " ".join(shlex.quote(pattern) for pattern in patterns)
     text = host.check_output(f"systemctl show --all --no-pager {quoted}")
-    blocks = (
-        dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-        for block in text.split("\n\n")
-    )
+    blocks = []
+    for block in text.split("\n\n"):
+        found: dict[str, str] = {}
+        for line in block.splitlines():
+            name, separator, value = line.partition("=")
+            if separator:
+                found[name] = f"{found[name]}\n{value}" if name in found else value
+        blocks.append(found)
     return {block["Id"]: block for block in blocks if block.get("Id")}
 
 
