@@ -65,6 +65,7 @@ class Inventory:
         from ansible.inventory.manager import InventoryManager
         from ansible.parsing.dataloader import DataLoader
         from ansible.plugins.loader import init_plugin_loader
+        from ansible.vars.hostvars import HostVars
         from ansible.vars.manager import VariableManager
 
         init_plugin_loader()
@@ -82,6 +83,8 @@ class Inventory:
         )
         self._manager = InventoryManager(loader=self._loader, sources=[path])
         self._variables = VariableManager(loader=self._loader, inventory=self._manager)
+        # What a playbook knows as hostvars.
+        HostVars(self._manager, self._variables, self._loader)
         self.groups: dict[str, list[str]] = {
             str(name): [str(host) for host in hosts]
             for name, hosts in self._manager.get_groups_dict().items()
