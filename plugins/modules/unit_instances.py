@@ -1,93 +1,133 @@
 #!/usr/bin/python
-"""Hand a family of systemd unit instances over to the wanted ones."""
+"""Hand families of systemd unit instances over to those of a release."""
 
 from __future__ import annotations
 
 import subprocess
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
 DOCUMENTATION = r"""
 module: unit_instances
-short_description: Hand a family of systemd unit instances over to the wanted ones
+short_description: Hand families of systemd unit instances over to those of a release
 description:
-  - Starts and enables the wanted instances and waits until each says READY; only then are the
-    other instances of the family disabled and told to stop.
-  - Where one does not start, those that this run has started are stopped again, the others go on as
-    before, and the failure carries the journal.
+  - The release's folder of units says which instances this host runs; they are put in place, started
+    all at once and enabled. Only when each has said READY are the instances of other releases
+    disabled and told to stop. Units that the release does not have are stopped and removed.
+  - Where one does not start, those that this run has started are stopped again, the unit files are
+    put back, the others go on as before, and the failure carries the journal.
 options:
-  family:
-    description: What the names of the family's units begin with, e.g. C(shop-worker-).
+  app:
+    description: What the names of all units begin with.
     type: str
     required: true
-  wanted:
-    description: Full names of the instances that shall run.
+  families:
+    description: Which of them; C(worker) stands for all pools.
     type: list
     elements: str
     required: true
-  target:
-    description: The target that wants the instances.
+  release:
+    description: The name of the instances that shall run.
     type: str
     required: true
+  home:
+    description: The folder of the release, with C(units) in it.
+    type: path
+    required: true
   wait:
-    description: Whether to wait until the instances that are told to stop have stopped.
-    type: bool
-    default: true
+    description: Seconds at most to wait for the old ones to stop; those with work left go on.
+    type: float
+    default: 30
+  patient:
+    description: Families whose old instances are not waited for.
+    type: list
+    elements: str
+    default: [worker]
+  out:
+    description: A file that names units which are out of service on this host, one each line.
+    type: path
 author: Celeriac
 """
 
 EXAMPLES = r"""
-- name: Switch the web server to the release
+- name: Switch the host to the release
   unit_instances:
-    family: shop-web
-    wanted: [shop-web@1f2e3d4c5b6a.service]
-    target: shop.target
+    app: shop
+    families: [web, worker, beat]
+    release: 1f2e3d4c5b6a
+    home: /opt/shop/releases/1f2e3d4c5b6a
 """
 
 RETURN = r"""
 started: {description: Instances that were started., type: list, returned: always}
 stopped: {description: Instances that were told to stop., type: list, returned: always}
+removed: {description: Unit files that the release does not have., type: list, returned: always}
 draining: {description: Instances that still finish their work., type: list, returned: always}
+out: {description: Instances that are out of service., type: list, returned: always}
 """
 
+INSTALLED = Path("/etc/systemd/system")
 RUNNING = {"active", "reloading"}
 STOPPED = {"inactive", "failed"}
 
 
-def systemctl(*arguments: str) -> subprocess.CompletedProcess[str]:
+class Failed(Exception):
+    """What the module says when it cannot go on."""
+
+
+def systemctl(*arguments: str, check: bool = False) -> subprocess.CompletedProcess[str]:
     """Run systemctl and return what it said."""
-    return subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(["systemctl", *arguments], capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise Failed(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}")
+    return done
 
 
-def loaded_instances(family: str) -> dict[str, str]:
+class Family:
+    """The names of one kind of unit."""
+
+    def __init__(self, app: str, name: str) -> None:
+        self.app, self.prefix = app, f"{app}-{name}"
+        self.files = f"{self.prefix}-*@.service" if name == "worker" else f"{self.prefix}@.service"
+        self.instances = self.files.replace("@.", "@?*.")
+        self.beside = () if name == "worker" else (f"{self.prefix}.service", f"{self.prefix}.socket")
+
+    def unit_files(self, folder: Path) -> dict[str, str]:
+        """Return the family's unit files in `folder` with their text, by name."""
+        found = [*folder.glob(self.files), *(folder / name for name in self.beside)]
+        return {path.name: path.read_text() for path in found if path.is_file()}
+
+    def kept_files(self, folder: Path) -> dict[str, str]:
+        """Return the same of a release's folder, where the names go without the app's."""
+        app = f"{self.app}-"
+        names = [path.name for path in folder.glob("*") if fnmatch(app + path.name, self.files)]
+        names += [name.removeprefix(app) for name in self.beside]
+        found = {app + name: folder / name for name in names}
+        return {name: path.read_text() for name, path in found.items() if path.is_file()}
+
+
+def loaded_instances(families: list[Family]) -> dict[str, str]:
     """Return the state of each loaded instance, by unit name."""
+    patterns = [family.instances for family in families]
     listed = systemctl(
-        "list-units", "--all", "--plain", "--no-legend", "--type=service", f"{family}*@*.service"
+        "list-units", "--all", "--plain", "--no-legend", "--type=service", *patterns
     )
     rows = (line.split() for line in listed.stdout.splitlines() if line.strip())
     return {row[0]: row[2] for row in rows}
 
 
-def enabled_instances(family: str, target: str) -> set[str]:
+def enabled_instances(families: list[Family], target: str) -> set[str]:
     """Return the instances that come up with `target` at boot."""
-    wants = Path("/etc/systemd/system") / f"{target}.wants"
-    return {link.name for link in wants.glob(f"{family}*@?*.service")}
+    wants = INSTALLED / f"{target}.wants"
+    return {link.name for family in families for link in wants.glob(family.instances)}
 
 
 def state_of(unit: str) -> str:
     """Return systemd's ActiveState of `unit`."""
     return systemctl("show", "--value", "--property=ActiveState", unit).stdout.strip()
-
-
-def wait_for(units: list[str]) -> None:
-    """Return when every unit has stopped; systemd's own TimeoutStopSec bounds the wait."""
-    waiting = list(units)
-    while waiting:
-        waiting = [unit for unit in waiting if state_of(unit) not in STOPPED]
-        if waiting:
-            time.sleep(0.2)
 
 
 def journal(unit: str) -> str:
@@ -96,22 +136,82 @@ def journal(unit: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
 
-def main() -> None:
-    """Run the module."""
-    module = AnsibleModule(
-        argument_spec={
-            "family": {"type": "str", "required": True},
-            "wanted": {"type": "list", "elements": "str", "required": True},
-            "target": {"type": "str", "required": True},
-            "wait": {"type": "bool", "default": True},
-        },
-        supports_check_mode=True,
-    )
-    family, target = module.params["family"], module.params["target"]
-    wanted: list[str] = module.params["wanted"]
-    loaded = loaded_instances(family)
-    enabled = enabled_instances(family, target)
+def wait_for(units: list[str], seconds: float) -> None:
+    """Return when every unit has stopped, or the time is up."""
+    end = time.monotonic() + seconds
+    waiting = list(units)
+    while waiting and time.monotonic() < end:
+        waiting = [unit for unit in waiting if state_of(unit) not in STOPPED]
+        if waiting:
+            time.sleep(0.1)
 
+
+def put(texts: dict[str, str | None]) -> None:
+    """Write unit files, or remove those without a text, and let systemd read them."""
+    for name, text in texts.items():
+        path = INSTALLED / name
+        if text is None:
+            path.unlink(missing_ok=True)
+        else:
+            path.write_text(text)
+            path.chmod(0o644)
+    if texts:
+        systemctl("daemon-reload", check=True)
+
+
+def of_release(families: list[Family], home: Path) -> dict[str, str]:
+    """Return the unit files of the release, by the names that they get."""
+    found: dict[str, str] = {}
+    for family in families:
+        found |= family.kept_files(home / "units")
+    return found
+
+
+def start(units: list[str], before: dict[str, str]) -> None:
+    """Start `units`, all at once; raises Failed, and stops them again, if one does not start."""
+    if not units:
+        return
+    said = systemctl("start", *units)
+    failed = [unit for unit in units if state_of(unit) not in RUNNING]
+    if not said.returncode and not failed:
+        return
+    words = "\n".join(f"--- {unit}\n{journal(unit)}" for unit in failed or units)
+    systemctl("stop", *units)
+    systemctl("reset-failed", *units)
+    left = ", ".join(unit for unit, state in before.items() if state in RUNNING) or "none"
+    raise Failed(
+        f"{', '.join(failed or units)} did not start and was stopped again; "
+        f"running as before: {left}. {said.stderr.strip()}\n{words}"
+    )
+
+
+def hand_over(module: AnsibleModule) -> dict:
+    """Do it; returns what was done."""
+    given = module.params
+    app, release, target = given["app"], given["release"], f"{given['app']}.target"
+    families = [Family(app, name) for name in given["families"]]
+    home = Path(given["home"])
+    if not (home / "units").is_dir() and not module.check_mode:
+        raise Failed(f"{home} has no folder of units, so that nobody knows what it runs")
+    texts = of_release(families, home)
+    installed = {
+        name: text for family in families for name, text in family.unit_files(INSTALLED).items()
+    }
+    written: dict[str, str | None] = {
+        name: text for name, text in texts.items() if installed.get(name) != text
+    }
+    gone = sorted(set(installed) - set(texts))
+
+    marks = Path(given["out"]) if given["out"] else None
+    out = set(marks.read_text().split()) if marks and marks.exists() else set()
+    instances = [name for name in texts if "@." in name]
+    named = {name.replace("@.", f"@{release}."): name.removesuffix("@.service") for name in instances}
+    wanted = [unit for unit, name in named.items() if name not in out]
+
+    loaded, enabled = loaded_instances(families), enabled_instances(families, target)
+    sockets = [
+        name for name in texts if name.endswith(".socket") and state_of(name) not in RUNNING
+    ]
     to_start = [unit for unit in wanted if loaded.get(unit) not in RUNNING]
     to_enable = [unit for unit in wanted if unit not in enabled]
     to_disable = sorted(enabled - set(wanted))
@@ -120,36 +220,65 @@ def main() -> None:
         for unit, state in loaded.items()
         if unit not in wanted and state not in STOPPED | {"deactivating"}
     )
-    changed = bool(to_start or to_enable or to_disable or to_stop)
-    result = {"changed": changed, "started": to_start, "stopped": to_stop, "draining": []}
+    result = {
+        "changed": bool(
+            written or gone or sockets or to_start or to_enable or to_disable or to_stop
+        ),
+        "started": to_start,
+        "stopped": to_stop,
+        "removed": [],
+        "draining": [],
+        "out": [unit for unit in named if unit not in wanted],
+    }
     if module.check_mode:
-        module.exit_json(**result)
+        return result
 
-    if to_start:
-        start = systemctl("start", *to_start)
-        failed = [unit for unit in to_start if state_of(unit) not in RUNNING]
-        if start.returncode or failed:
-            words = "\n".join(f"--- {unit}\n{journal(unit)}" for unit in failed or to_start)
-            systemctl("stop", *to_start)
-            systemctl("reset-failed", *to_start)
-            left = ", ".join(unit for unit, state in loaded.items() if state in RUNNING) or "none"
-            module.fail_json(
-                msg=f"{', '.join(failed or to_start)} did not start and was stopped again; "
-                f"running as before: {left}. {start.stderr.strip()}\n{words}"
-            )
+    put(written)
+    try:
+        if sockets:
+            systemctl("enable", "--now", *sockets, check=True)
+        start(to_start, loaded)
+    except Failed:
+        put({name: installed.get(name) for name in written})
+        raise
     for action, units in (("enable", to_enable), ("disable", to_disable)):
-        if units and (done := systemctl(action, *units)).returncode:
-            module.fail_json(msg=f"systemctl {action} {' '.join(units)}: {done.stderr.strip()}")
+        if units:
+            systemctl(action, *units, check=True)
     if to_stop:
-        systemctl("stop", "--no-block", *to_stop)
-        if module.params["wait"]:
-            wait_for(to_stop)
-    leftovers = [
-        u for u, s in loaded_instances(family).items() if s == "failed" and u not in wanted
-    ]
+        systemctl("stop", "--no-block", *to_stop, check=True)
+        patient = tuple(f"{app}-{name}" for name in given["patient"])
+        wait_for([unit for unit in to_stop if not unit.startswith(patient)], given["wait"])
+
+    states = loaded_instances(families)
+    leftovers = [unit for unit, state in states.items() if state == "failed" and unit not in wanted]
     if leftovers:
         systemctl("reset-failed", *leftovers)
-    result["draining"] = [u for u, s in loaded_instances(family).items() if s == "deactivating"]
+    live = {unit.split("@")[0] for unit, state in states.items() if state not in STOPPED}
+    # The unit of one that drains has its limits; it goes with the next deploy.
+    result["removed"] = [name for name in gone if name.split("@")[0] not in live]
+    put(dict.fromkeys(result["removed"]))
+    result["draining"] = [unit for unit, state in states.items() if state == "deactivating"]
+    return result
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "app": {"type": "str", "required": True},
+            "families": {"type": "list", "elements": "str", "required": True},
+            "release": {"type": "str", "required": True},
+            "home": {"type": "path", "required": True},
+            "wait": {"type": "float", "default": 30},
+            "patient": {"type": "list", "elements": "str", "default": ["worker"]},
+            "out": {"type": "path"},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = hand_over(module)
+    except Failed as problem:
+        module.fail_json(msg=str(problem))
     module.exit_json(**result)
 
 

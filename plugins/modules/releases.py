@@ -1,0 +1,190 @@
+#!/usr/bin/python
+"""The releases on a host: which there are, which is the current one, which may go."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: releases
+short_description: The releases on a host
+description:
+  - Without C(current), says which there are, newest first; with it, makes one the current release.
+  - The newest is the one that was deployed last; a way back does not make a release newer.
+  - With C(keep), removes old releases whose units do not run.
+options:
+  app:
+    description: Names the folders and the units.
+    type: str
+    required: true
+  current:
+    description: The release that becomes the current one.
+    type: str
+  newest:
+    description: Whether it also becomes the newest, as a deploy makes it.
+    type: bool
+    default: true
+  facts:
+    description: What the release says about itself (see celeriac.skew), to be kept with it.
+    type: dict
+  keep:
+    description: How many releases stay, the current one included.
+    type: int
+  root:
+    description: For tests; what stands for C(/).
+    type: path
+    default: /
+author: Celeriac
+"""
+
+EXAMPLES = r"""
+- name: Look which releases there are
+  releases:
+    app: shop
+"""
+
+RETURN = r"""
+current: {description: The current release or an empty text., type: str, returned: always}
+previous: {description: The one deployed before it or an empty text., type: str, returned: always}
+facts: {description: What the current release says about itself., type: dict, returned: always}
+releases: {description: Names of those that are built and were current once., type: list, returned: always}
+built: {description: Names of those that are built., type: list, returned: always}
+released: {description: Names of those whose release commands ran., type: list, returned: always}
+removed: {description: Names of those that were removed., type: list, returned: always}
+"""
+
+
+class Releases:
+    """The folder of an app's releases."""
+
+    def __init__(self, app: str, root: Path) -> None:
+        self.app = app
+        self.home = root / "opt" / app
+        self.environments = root / "etc" / app / "env"
+
+    @property
+    def current(self) -> str:
+        """The current release, or an empty text."""
+        link = self.home / "current"
+        return os.path.basename(os.readlink(link)) if link.is_symlink() else ""
+
+    def folder(self, release: str) -> Path:
+        """The folder of a release."""
+        return self.home / "releases" / release
+
+    def age(self, folder: Path) -> float:
+        """When it was deployed last, or built; seconds since the epoch."""
+        marks = [folder / name for name in (".deployed", ".built")]
+        return next((mark.stat().st_mtime for mark in marks if mark.exists()), 0.0)
+
+    def all(self) -> list[Path]:
+        """Every release, newest first; also what a failed build has left."""
+        folders = (self.home / "releases").glob("*")
+        real = [path for path in folders if path.is_dir() and not path.is_symlink()]
+        return sorted(real, key=self.age, reverse=True)
+
+    def built(self) -> list[str]:
+        """Those that are built, newest first; older ones do not say which units they run."""
+        marks = (".built", "units")
+        return [path.name for path in self.all() if all((path / m).exists() for m in marks)]
+
+    def deployed(self) -> list[str]:
+        """Those that were current once, newest first."""
+        return [
+            path.name
+            for path in self.all()
+            if (path / ".deployed").exists() or path.name == self.current
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """What the current release says about itself."""
+        path = self.folder(self.current or "none") / "facts.json"
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    def previous(self) -> str:
+        """The release that was deployed before the current one."""
+        names = self.deployed()
+        older = names[names.index(self.current) + 1 :] if self.current in names else []
+        return older[0] if older else ""
+
+    def make_current(self, release: str, newest: bool, facts: dict[str, Any] | None) -> bool:
+        """Point at the release; returns whether that changed anything."""
+        folder, link = self.folder(release), self.home / "current"
+        changed = self.current != release
+        if facts and (text := json.dumps(facts, sort_keys=True)):
+            path = folder / "facts.json"
+            if not path.exists() or path.read_text() != text:
+                path.write_text(text)
+                path.chmod(0o644)
+        if changed:
+            unfinished = link.with_name(".current.unfinished")
+            unfinished.unlink(missing_ok=True)
+            unfinished.symlink_to(folder)
+            unfinished.replace(link)
+        if (changed and newest) or not (folder / ".deployed").exists():
+            (folder / ".deployed").touch()
+        return changed
+
+    def prune(self, keep: int, used: set[str]) -> list[str]:
+        """Remove what is too old and unused; returns the names."""
+        gone = [path for path in self.all()[keep:] if path.name not in used | {self.current}]
+        for path in gone:
+            shutil.rmtree(path)
+            for file in self.environments.glob(f"{path.name}*"):
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
+        return [path.name for path in gone]
+
+
+def in_use(app: str) -> set[str]:
+    """Names of releases whose units are loaded: running, draining or starting."""
+    command = ["systemctl", "list-units", "--all", "--plain", "--no-legend", f"{app}-*@*.service"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
+    names = [line.split()[0] for line in listed.stdout.splitlines() if line.strip()]
+    return {name.partition("@")[2].removesuffix(".service") for name in names}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(
+        argument_spec={
+            "app": {"type": "str", "required": True},
+            "current": {"type": "str"},
+            "newest": {"type": "bool", "default": True},
+            "facts": {"type": "dict"},
+            "keep": {"type": "int"},
+            "root": {"type": "path", "default": "/"},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    found = Releases(given["app"], Path(given["root"]))
+    changed, removed = False, []
+    if given["current"] and module.check_mode:
+        changed = found.current != given["current"]
+    elif given["current"]:
+        if not found.folder(given["current"]).is_dir():
+            module.fail_json(msg=f"there is no release {given['current']} on this host")
+        changed = found.make_current(given["current"], given["newest"], given["facts"])
+        if given["keep"]:
+            removed = found.prune(given["keep"], in_use(given["app"]))
+    module.exit_json(
+        changed=changed or bool(removed),
+        current=found.current,
+        previous=found.previous(),
+        facts=found.facts(),
+        releases=found.deployed(),
+        built=found.built(),
+        released=[name for name in found.built() if (found.folder(name) / ".released").exists()],
+        removed=removed,
+    )
+
+
+if __name__ == "__main__":
+    main()

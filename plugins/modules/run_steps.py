@@ -1,0 +1,110 @@
+#!/usr/bin/python
+"""Run commands one after the other, in one call."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: run_steps
+short_description: Run commands one after the other, in one call
+description:
+  - Stops at the first that fails, and says which it was and what it said.
+options:
+  steps:
+    description: The commands, in order.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      name: {description: What it does; a failure begins with it., type: str, required: true}
+      argv: {description: The command., type: list, elements: str, required: true}
+      stdin: {description: What it reads., type: str}
+      chdir: {description: Where it runs., type: path}
+      creates: {description: It is skipped where this is there., type: path}
+  done:
+    description: A file that is made when all have succeeded.
+    type: path
+  changes:
+    description: Whether the commands change anything.
+    type: bool
+    default: true
+author: Celeriac
+"""
+
+EXAMPLES = r"""
+- name: Prepare the database
+  run_steps:
+    steps:
+      - {name: Migrate, argv: [shop-manage, migrate]}
+    done: /opt/shop/releases/1f2e3d4c5b6a/.released
+"""
+
+RETURN = r"""
+steps:
+  description: Name, stdout and seconds of each command that ran.
+  type: list
+  returned: always
+"""
+
+SHOWN = 6000  # characters of what a failed command said
+
+
+def run(step: dict[str, Any]) -> tuple[int, str, str]:
+    """Run one command; returns its status, stdout and stderr."""
+    try:
+        done = subprocess.run(
+            step["argv"],
+            input=step.get("stdin") or "",
+            cwd=step.get("chdir"),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        return 127, "", str(error)
+    return done.returncode, done.stdout, done.stderr
+
+
+def main() -> None:
+    """Run the module."""
+    step = {
+        "name": {"type": "str", "required": True},
+        "argv": {"type": "list", "elements": "str", "required": True},
+        "stdin": {"type": "str"},
+        "chdir": {"type": "path"},
+        "creates": {"type": "path"},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "steps": {"type": "list", "elements": "dict", "required": True, "options": step},
+            "done": {"type": "path"},
+            "changes": {"type": "bool", "default": True},
+        },
+        supports_check_mode=True,
+    )
+    ran: list[dict[str, Any]] = []
+    steps = [] if module.check_mode else module.params["steps"]
+    for step in steps:
+        if step["creates"] and Path(step["creates"]).exists():
+            continue
+        began = time.monotonic()
+        status, out, error = run(step)
+        seconds = round(time.monotonic() - began, 2)
+        ran.append({"name": step["name"], "stdout": out, "seconds": seconds})
+        if status:
+            said = "\n".join(part.strip()[-SHOWN:] for part in (error, out) if part.strip())
+            module.fail_json(msg=f"{step['name']} failed with status {status}.\n{said}", steps=ran)
+    if module.params["done"] and not module.check_mode:
+        Path(module.params["done"]).touch(mode=0o644)
+    module.exit_json(changed=module.params["changes"] and bool(ran), steps=ran)
+
+
+if __name__ == "__main__":
+    main()
