@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-TOGETHER, CONSUMERS, PRODUCERS = "together", "consumers first", "producers first"
+TOGETHER = "together"
+CONSUMERS = "consumers first"
+PRODUCERS = "producers first"
 ACCEPT = "To go on all the same: -e go_ahead=true"
 
 
@@ -58,9 +60,9 @@ def switch_problems(
     dropped, added = own_tasks(old) - own_tasks(new), own_tasks(new) - own_tasks(old)
     if own_tasks(old) and dropped and added:
         problems.append(
-            f"The release drops tasks ({listed(dropped)}) and adds others ({listed(added)}), so that "
-            "for a moment either the old web server or the new one would call a task that no worker "
-            "knows. Ship it as two releases: first the new ones, then without the old ones."
+            f"The release drops tasks ({listed(dropped)}) and adds others ({listed(added)}), so "
+            "that for a moment either the old web server or the new one would call a task that no "
+            "worker knows. Ship it as two releases: first the new ones, then without the old ones."
         )
     if back:
         problems += schema_problems(new, old)
@@ -77,8 +79,8 @@ def schema_problems(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]
         problems.append(
             "The schema has moved past the release, which does not know these migrations: "
             f"{listed(map('.'.join, beyond))}. Undo them first with the running release "
-            "(<app>-manage migrate <its app> <the migration before>), or go ahead if the older code "
-            "works with this schema."
+            "(<app>-manage migrate <its app> <the migration before>), or go ahead if the older "
+            "code works with this schema."
         )
     if missing := new.get("unapplied"):
         problems.append(

@@ -15,9 +15,9 @@ DOCUMENTATION = r"""
 module: deploy_lock
 short_description: One deploy at a time, and a history of all
 description:
-  - C(taken) refuses while another run holds the lock, and says whose it is. A run that ended without
-    giving it back (its controller was switched off, the connection was cut) loses it to the next run
-    from the same machine by itself, and to one from another machine with C(break).
+  - C(taken) refuses while another run holds the lock, and says whose it is. A run that ended
+    without giving it back (its controller was switched off, the connection was cut) loses it to the
+    next run from the same machine by itself, and to one from another machine with C(break_it).
   - C(given_back) writes the line of history.
   - The action plugin of the same name says whose run this is.
 options:
@@ -139,8 +139,8 @@ def refusal(app: str, holder: dict[str, Any]) -> str:
     return (
         f"{holder['who']}@{holder['machine']} has been running a {holder['what']} of {app} since "
         f"{when(holder)} ({minutes:.0f} minutes; process {holder['process']} there). Wait until it "
-        "has ended. If that run is dead, look which release runs with playbooks/status.yml, then run "
-        "this again with -e deploy_lock=break."
+        "has ended. If that run is dead, look which release runs with playbooks/status.yml, then "
+        "run this again with -e deploy_lock=break."
     )
 
 
@@ -151,7 +151,9 @@ def take(lock: Lock, given: dict[str, Any]) -> tuple[bool, str]:
     if same(holder, run):
         return False, ""
     if holder and (given["ended"] or given["break_it"]):
-        lock.note(holder, holder.get("release", ""), "ended without a word; the lock was taken over")
+        lock.note(
+            holder, holder.get("release", ""), "ended without a word; the lock was taken over"
+        )
         lock.give_back()
     if not lock.take(run):
         return False, refusal(given["app"], lock.holder() or holder)

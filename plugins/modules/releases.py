@@ -54,7 +54,7 @@ RETURN = r"""
 current: {description: The current release or an empty text., type: str, returned: always}
 previous: {description: The one deployed before it or an empty text., type: str, returned: always}
 facts: {description: What the current release says about itself., type: dict, returned: always}
-releases: {description: Names of those that are built and were current once., type: list, returned: always}
+releases: {description: Names of those that were current once., type: list, returned: always}
 built: {description: Names of those that are built., type: list, returned: always}
 released: {description: Names of those whose release commands ran., type: list, returned: always}
 removed: {description: Names of those that were removed., type: list, returned: always}

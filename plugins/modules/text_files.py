@@ -12,7 +12,7 @@ DOCUMENTATION = r"""
 module: text_files
 short_description: Ensure a set of text files in one call
 description:
-  - Writes each file whose text or mode differs, as root's, and makes its folder where that is missing.
+  - Writes each file whose text or mode differs, as root's, and makes their folder if it is missing.
 options:
   folder:
     description: The folder of the files; it is made where it is missing.

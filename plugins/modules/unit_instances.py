@@ -14,9 +14,9 @@ DOCUMENTATION = r"""
 module: unit_instances
 short_description: Hand families of systemd unit instances over to those of a release
 description:
-  - The release's folder of units says which instances this host runs; they are put in place, started
-    all at once and enabled. Only when each has said READY are the instances of other releases
-    disabled and told to stop. Units that the release does not have are stopped and removed.
+  - The release's folder of units says which instances this host runs; they are put in place,
+    started all at once and enabled. Only when each has said READY are the instances of other
+    releases disabled and told to stop. Units that the release does not have go.
   - Where one does not start, those that this run has started are stopped again, the unit files are
     put back, the others go on as before, and the failure carries the journal.
 options:
@@ -46,6 +46,10 @@ options:
     type: list
     elements: str
     default: [worker]
+  installed:
+    description: Where systemd looks for units; for tests.
+    type: path
+    default: /etc/systemd/system
   out:
     description: A file that names units which are out of service on this host, one each line.
     type: path
@@ -69,7 +73,6 @@ draining: {description: Instances that still finish their work., type: list, ret
 out: {description: Instances that are out of service., type: list, returned: always}
 """
 
-INSTALLED = Path("/etc/systemd/system")
 RUNNING = {"active", "reloading"}
 STOPPED = {"inactive", "failed"}
 
@@ -93,7 +96,9 @@ class Family:
         self.app, self.prefix = app, f"{app}-{name}"
         self.files = f"{self.prefix}-*@.service" if name == "worker" else f"{self.prefix}@.service"
         self.instances = self.files.replace("@.", "@?*.")
-        self.beside = () if name == "worker" else (f"{self.prefix}.service", f"{self.prefix}.socket")
+        self.beside = (
+            () if name == "worker" else (f"{self.prefix}.service", f"{self.prefix}.socket")
+        )
 
     def unit_files(self, folder: Path) -> dict[str, str]:
         """Return the family's unit files in `folder` with their text, by name."""
@@ -112,16 +117,13 @@ class Family:
 def loaded_instances(families: list[Family]) -> dict[str, str]:
     """Return the state of each loaded instance, by unit name."""
     patterns = [family.instances for family in families]
-    listed = systemctl(
-        "list-units", "--all", "--plain", "--no-legend", "--type=service", *patterns
-    )
+    listed = systemctl("list-units", "--all", "--plain", "--no-legend", "--type=service", *patterns)
     rows = (line.split() for line in listed.stdout.splitlines() if line.strip())
     return {row[0]: row[2] for row in rows}
 
 
-def enabled_instances(families: list[Family], target: str) -> set[str]:
-    """Return the instances that come up with `target` at boot."""
-    wants = INSTALLED / f"{target}.wants"
+def enabled_instances(families: list[Family], wants: Path) -> set[str]:
+    """Return the instances that the target wants at boot."""
     return {link.name for family in families for link in wants.glob(family.instances)}
 
 
@@ -146,10 +148,10 @@ def wait_for(units: list[str], seconds: float) -> None:
             time.sleep(0.1)
 
 
-def put(texts: dict[str, str | None]) -> None:
+def put(folder: Path, texts: dict[str, str | None]) -> None:
     """Write unit files, or remove those without a text, and let systemd read them."""
     for name, text in texts.items():
-        path = INSTALLED / name
+        path = folder / name
         if text is None:
             path.unlink(missing_ok=True)
         else:
@@ -188,30 +190,31 @@ def start(units: list[str], before: dict[str, str]) -> None:
 def hand_over(module: AnsibleModule) -> dict:
     """Do it; returns what was done."""
     given = module.params
-    app, release, target = given["app"], given["release"], f"{given['app']}.target"
+    app, release, installed = given["app"], given["release"], Path(given["installed"])
     families = [Family(app, name) for name in given["families"]]
     home = Path(given["home"])
     if not (home / "units").is_dir() and not module.check_mode:
         raise Failed(f"{home} has no folder of units, so that nobody knows what it runs")
     texts = of_release(families, home)
-    installed = {
-        name: text for family in families for name, text in family.unit_files(INSTALLED).items()
+    before = {
+        name: text for family in families for name, text in family.unit_files(installed).items()
     }
     written: dict[str, str | None] = {
-        name: text for name, text in texts.items() if installed.get(name) != text
+        name: text for name, text in texts.items() if before.get(name) != text
     }
-    gone = sorted(set(installed) - set(texts))
+    gone = sorted(set(before) - set(texts))
 
     marks = Path(given["out"]) if given["out"] else None
     out = set(marks.read_text().split()) if marks and marks.exists() else set()
     instances = [name for name in texts if "@." in name]
-    named = {name.replace("@.", f"@{release}."): name.removesuffix("@.service") for name in instances}
+    named = {
+        name.replace("@.", f"@{release}."): name.removesuffix("@.service") for name in instances
+    }
     wanted = [unit for unit, name in named.items() if name not in out]
 
-    loaded, enabled = loaded_instances(families), enabled_instances(families, target)
-    sockets = [
-        name for name in texts if name.endswith(".socket") and state_of(name) not in RUNNING
-    ]
+    loaded = loaded_instances(families)
+    enabled = enabled_instances(families, installed / f"{app}.target.wants")
+    sockets = [name for name in texts if name.endswith(".socket") and state_of(name) not in RUNNING]
     to_start = [unit for unit in wanted if loaded.get(unit) not in RUNNING]
     to_enable = [unit for unit in wanted if unit not in enabled]
     to_disable = sorted(enabled - set(wanted))
@@ -233,13 +236,13 @@ def hand_over(module: AnsibleModule) -> dict:
     if module.check_mode:
         return result
 
-    put(written)
+    put(installed, written)
     try:
         if sockets:
             systemctl("enable", "--now", *sockets, check=True)
         start(to_start, loaded)
     except Failed:
-        put({name: installed.get(name) for name in written})
+        put(installed, {name: before.get(name) for name in written})
         raise
     for action, units in (("enable", to_enable), ("disable", to_disable)):
         if units:
@@ -256,7 +259,7 @@ def hand_over(module: AnsibleModule) -> dict:
     live = {unit.split("@")[0] for unit, state in states.items() if state not in STOPPED}
     # The unit of one that drains has its limits; it goes with the next deploy.
     result["removed"] = [name for name in gone if name.split("@")[0] not in live]
-    put(dict.fromkeys(result["removed"]))
+    put(installed, dict.fromkeys(result["removed"]))
     result["draining"] = [unit for unit, state in states.items() if state == "deactivating"]
     return result
 
@@ -271,6 +274,7 @@ def main() -> None:
             "home": {"type": "path", "required": True},
             "wait": {"type": "float", "default": 30},
             "patient": {"type": "list", "elements": "str", "default": ["worker"]},
+            "installed": {"type": "path", "default": "/etc/systemd/system"},
             "out": {"type": "path"},
         },
         supports_check_mode=True,

@@ -13,62 +13,87 @@ from support.inventory import ROOT
 
 MODULE = ROOT / "plugins/modules/unit_instances.py"
 OLD, NEW = "shop-web@old.service", "shop-web@new.service"
+OLD_CPU, NEW_CPU = "shop-worker-cpu@old.service", "shop-worker-cpu@new.service"
 
-# A file for each unit holds its state; starting a unit whose name contains "broken" fails.
+# A file for each unit holds its state; starting a unit whose name contains "broken" fails, and
+# stopping a worker takes longer than anybody waits.
 SYSTEMCTL = """#!/usr/bin/env python3
-import os, pathlib, sys
+import fnmatch, os, pathlib, sys
 states = pathlib.Path(os.environ["STATES"])
 command, *rest = sys.argv[1:]
-units = [word for word in rest if not word.startswith("-") and "*" not in word]
+words = [word for word in rest if not word.startswith("-")]
 with open(os.environ["CALLS"], "a") as calls:
     if command not in ("list-units", "show"):
-        calls.write(" ".join([command, *units]) + "\\n")
+        calls.write(" ".join([command, *words]) + "\\n")
 if command == "list-units":
     for path in sorted(states.iterdir()):
-        print(path.name, "loaded", path.read_text(), "x", "description")
+        if any(fnmatch.fnmatch(path.name, pattern) for pattern in words):
+            print(path.name, "loaded", path.read_text(), "x", "description")
 elif command == "show":
-    path = states / units[0]
+    path = states / words[0]
     print(path.read_text() if path.exists() else "inactive")
-elif command == "start":
-    for unit in units:
+elif command == "start" or "--now" in rest:
+    for unit in words:
         (states / unit).write_text("failed" if "broken" in unit else "active")
-    sys.exit(any("broken" in unit for unit in units))
+    sys.exit(any("broken" in unit for unit in words))
 elif command == "stop":
-    for unit in units:
-        (states / unit).write_text("inactive")
+    for unit in words:
+        (states / unit).write_text("deactivating" if "worker" in unit else "inactive")
 elif command == "reset-failed":
-    for unit in units:
+    for unit in words:
         (states / unit).unlink()
 """
 
 
-@pytest.fixture
-def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """A folder with a systemctl and a journalctl of its own."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    for name, text in {
-        "systemctl": SYSTEMCTL,
-        "journalctl": "#!/bin/sh\necho the journal of it\n",
-    }.items():
-        (programs / name).write_text(text)
-        (programs / name).chmod(stat.S_IRWXU)
-    (tmp_path / "states").mkdir()
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setenv("STATES", str(tmp_path / "states"))
-    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
-    return tmp_path
+class Host:
+    """A folder with units, releases, and a systemctl and a journalctl of its own."""
 
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.units, self.states = folder / "units", folder / "states"
+        for path in (self.units, self.states, folder / "bin"):
+            path.mkdir()
+        for name, text in {
+            "systemctl": SYSTEMCTL,
+            "journalctl": "#!/bin/sh\necho the journal of it\n",
+        }.items():
+            program = folder / "bin" / name
+            program.write_text(text)
+            program.chmod(stat.S_IRWXU)
 
-@pytest.fixture
-def hand_over(host: Path):
-    """Return a function that runs the module for the wanted units."""
+    def release(self, name: str, **units: str) -> None:
+        """Keep these unit files, "web@" or "worker-cpu@", with a release."""
+        home = self.folder / name / "units"
+        home.mkdir(parents=True)
+        for unit, text in units.items():
+            (home / unit).write_text(text)
 
-    def run(*wanted: str, **options) -> dict:
+    def install(self, name: str, text: str) -> None:
+        (self.units / name).write_text(text)
+
+    def runs(self, *units: str) -> None:
+        for unit in units:
+            (self.states / unit).write_text("active")
+
+    def state(self, unit: str) -> str:
+        path = self.states / unit
+        return path.read_text() if path.exists() else "inactive"
+
+    @property
+    def calls(self) -> list[str]:
+        """What systemctl was told to change, in order."""
+        path = self.folder / "calls"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def switch(self, release: str, *families: str, **options) -> dict:
+        """Run the module."""
         arguments = {
-            "family": "shop-web",
-            "wanted": list(wanted),
-            "target": "shop.target",
+            "app": "shop",
+            "families": families or ["web", "worker", "beat", "metrics"],
+            "release": release,
+            "home": str(self.folder / release),
+            "wait": 1,
+            "installed": str(self.units),
             **options,
         }
         done = subprocess.run(
@@ -79,47 +104,117 @@ def hand_over(host: Path):
         )
         return json.loads(done.stdout)
 
-    return run
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """A host on which the old release of a web server and a pool runs."""
+    made = Host(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("STATES", str(made.states))
+    monkeypatch.setenv("CALLS", str(tmp_path / "calls"))
+    for release in ("old", "new"):
+        units = {"web@.service": f"web of {release}", "worker-cpu@.service": f"cpu of {release}"}
+        made.release(release, **units)
+    made.install("shop-web@.service", "web of old")
+    made.install("shop-worker-cpu@.service", "cpu of old")
+    made.runs(OLD, OLD_CPU)
+    return made
 
 
-def calls(host: Path) -> list[str]:
-    """Return what systemctl was told to change, in order."""
-    path = host / "calls"
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def test_the_new_one_starts_before_the_old_one_stops(host, hand_over):
-    (host / "states" / OLD).write_text("active")
-    said = hand_over(NEW)
+def test_the_new_ones_start_before_the_old_ones_stop(host):
+    said = host.switch("new")
     assert said["changed"]
+    assert sorted(said["started"]) == [NEW, NEW_CPU]
+    assert said["stopped"] == [OLD, OLD_CPU]
+    first, last = [line for line in host.calls if line.split()[0] in ("start", "stop")]
+    assert first.split()[0] == "start"
+    assert last == f"stop {OLD} {OLD_CPU}"
+
+
+def test_the_units_are_those_of_the_release(host):
+    host.switch("new")
+    assert (host.units / "shop-web@.service").read_text() == "web of new"
+
+
+def test_only_the_families_that_are_named_switch(host):
+    said = host.switch("new", "web")
     assert (said["started"], said["stopped"]) == ([NEW], [OLD])
-    assert [line for line in calls(host) if line.split()[0] in ("start", "stop")] == [
-        f"start {NEW}",
-        f"stop {OLD}",
-    ]
+    assert (host.units / "shop-worker-cpu@.service").read_text() == "cpu of old"
 
 
-def test_one_that_does_not_start_leaves_the_old_one_alone(host, hand_over):
-    (host / "states" / OLD).write_text("active")
-    said = hand_over("shop-web@broken.service")
+def test_a_worker_that_drains_is_not_waited_for_but_named(host):
+    assert host.switch("new")["draining"] == [OLD_CPU]
+
+
+def test_one_that_does_not_start_leaves_everything_as_it_was(host):
+    host.release("broken", **{"web@.service": "web of broken", "worker-io@.service": "io"})
+    said = host.switch("broken")
     assert said["failed"]
-    assert "shop-web@broken.service did not start" in said["msg"]
-    assert f"running as before: {OLD}" in said["msg"]
+    assert "shop-web@broken.service" in said["msg"]
+    assert "did not start and was stopped again" in said["msg"]
+    assert f"running as before: {OLD}, {OLD_CPU}" in said["msg"]
     assert "the journal of it" in said["msg"]
-    assert (host / "states" / OLD).read_text() == "active"
-    assert f"stop {OLD}" not in calls(host)
+    assert (host.state(OLD), host.state(OLD_CPU)) == ("active", "active")
+    assert (host.units / "shop-web@.service").read_text() == "web of old"
+    assert not (host.units / "shop-worker-io@.service").exists()
 
 
-def test_check_mode_says_what_it_would_do_and_does_nothing(host, hand_over):
-    (host / "states" / OLD).write_text("active")
-    said = hand_over(NEW, _ansible_check_mode=True)
+def test_a_release_without_a_pool_stops_it_and_its_unit_goes_when_it_has_drained(host):
+    host.release("less", **{"web@.service": "web of less"})
+    said = host.switch("less")
+    assert said["stopped"] == [OLD, OLD_CPU]
+    assert said["removed"] == []
+    host.states.joinpath(OLD_CPU).unlink()
+    assert host.switch("less")["removed"] == ["shop-worker-cpu@.service"]
+    assert not (host.units / "shop-worker-cpu@.service").exists()
+
+
+def test_a_release_that_does_not_say_what_it_runs_is_refused(host):
+    (host.folder / "ancient").mkdir()
+    said = host.switch("ancient")
+    assert said["failed"]
+    assert "has no folder of units" in said["msg"]
+    assert host.calls == []
+
+
+def test_a_socket_is_started_once_and_never_again(host):
+    (host.folder / "new/units/web.socket").write_text("socket")
+    host.switch("new")
+    assert "enable shop-web.socket" in host.calls
+    host.switch("new")
+    assert len([line for line in host.calls if "socket" in line]) == 1
+
+
+def test_a_second_run_changes_nothing(host):
+    host.switch("new")
+    host.states.joinpath(OLD_CPU).unlink()
+    wants = host.units / "shop.target.wants"
+    wants.mkdir()
+    for unit in (NEW, NEW_CPU):
+        (wants / unit).touch()
+    assert not host.switch("new")["changed"]
+
+
+def test_what_is_out_of_service_does_not_start(host):
+    out = host.folder / "out"
+    out.write_text("shop-worker-cpu\n")
+    said = host.switch("new", out=str(out))
+    assert said["started"] == [NEW]
+    assert said["stopped"] == [OLD, OLD_CPU]
+    assert said["out"] == [NEW_CPU]
+
+
+def test_check_mode_says_what_it_would_do_and_does_nothing(host):
+    said = host.switch("new", _ansible_check_mode=True)
     assert said["changed"]
-    assert calls(host) == []
+    assert host.calls == []
+    assert (host.units / "shop-web@.service").read_text() == "web of old"
 
 
-def test_one_that_still_drains_is_not_told_again(host, hand_over):
-    (host / "states" / NEW).write_text("active")
-    (host / "states" / OLD).write_text("deactivating")
-    said = hand_over(NEW, wait=False)
+def test_one_that_still_drains_is_not_told_again(host):
+    host.runs(NEW, NEW_CPU)
+    host.states.joinpath(OLD).unlink()
+    host.states.joinpath(OLD_CPU).write_text("deactivating")
+    said = host.switch("new")
     assert said["stopped"] == []
-    assert said["draining"] == [OLD]
+    assert said["draining"] == [OLD_CPU]
