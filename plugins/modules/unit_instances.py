@@ -51,7 +51,7 @@ options:
     type: path
     default: /etc/systemd/system
   out:
-    description: A file that names units which are out of service on this host, one each line.
+    description: A folder with a file for each unit that is out of service on this host.
     type: path
 author: Celeriac
 """
@@ -204,8 +204,7 @@ def hand_over(module: AnsibleModule) -> dict:
     }
     gone = sorted(set(before) - set(texts))
 
-    marks = Path(given["out"]) if given["out"] else None
-    out = set(marks.read_text().split()) if marks and marks.exists() else set()
+    out = {mark.name for mark in Path(given["out"]).glob("*")} if given["out"] else set()
     instances = [name for name in texts if "@." in name]
     named = {
         name.replace("@.", f"@{release}."): name.removesuffix("@.service") for name in instances

@@ -197,7 +197,8 @@ def test_a_second_run_changes_nothing(host):
 
 def test_what_is_out_of_service_does_not_start(host):
     out = host.folder / "out"
-    out.write_text("shop-worker-cpu\n")
+    out.mkdir()
+    (out / "shop-worker-cpu").touch()
     said = host.switch("new", out=str(out))
     assert said["started"] == [NEW]
     assert said["stopped"] == [OLD, OLD_CPU]

@@ -34,7 +34,7 @@ def migrations() -> dict[str, list[list[str]]]:
     from django.db import connection
     from django.db.migrations.loader import MigrationLoader
 
-    loader = MigrationLoader(connection, ignore_no_initial=True)
+    loader = MigrationLoader(connection)
     known = set(loader.disk_migrations)
     for key, migration in loader.disk_migrations.items():
         known.update((key[0], name) for _, name in migration.replaces)

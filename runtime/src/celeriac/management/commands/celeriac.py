@@ -1,4 +1,4 @@
-"""manage.py celeriac outbox|dead|replay|discard"""
+"""manage.py celeriac status|outbox|dead|replay|discard"""
 
 import json
 import re
@@ -10,7 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from celeriac import deadletters
+from celeriac import deadletters, status
 from celeriac.models import Dead, Outbox
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -25,10 +25,11 @@ def age(text: str) -> timedelta:
 
 
 class Command(BaseCommand):
-    help = "Look at the outbox and the dead letters; replay or discard dead letters."
+    help = "Look at queues, outbox and dead letters; replay or discard dead letters."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", required=True)
+        verbs.add_parser("status", help="queues, workers, Beat, outbox and dead letters")
         for verb, text in (
             ("outbox", "list tasks that are owed, oldest first"),
             ("dead", "list dead letters, newest first"),
@@ -48,7 +49,11 @@ class Command(BaseCommand):
                 sub.add_argument("ids", nargs="*", metavar="task-id")
                 sub.add_argument("--all", action="store_true", help="all that match")
 
-    def handle(self, *args: Any, verb: str, task: str | None, **options: Any) -> None:
+    def handle(self, *args: Any, verb: str, task: str | None = None, **options: Any) -> None:
+        if verb == "status":
+            for line in status.lines():
+                self.stdout.write(line)
+            return
         rows = Outbox.objects.order_by("seq") if verb == "outbox" else Dead.objects.order_by("-pk")
         if task:
             rows = rows.filter(task=task)
