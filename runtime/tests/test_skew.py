@@ -29,7 +29,7 @@ def ask(database, broker):
             [sys.executable, "-", "--app", "config", *arguments],
             input=(SOURCE / "celeriac/skew.py").read_text(),
             cwd=PROJECT,
-            env=environment(DATABASE_URL=database, CELERY_BROKER_URL=broker.url, **env),
+            env=environment(**{"DATABASE_URL": database, "CELERY_BROKER_URL": broker.url} | env),
             capture_output=True,
             text=True,
         )
