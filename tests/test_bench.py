@@ -11,7 +11,7 @@ from support.inventory import ROOT
 sys.path.append(str(ROOT / "bench"))
 from harness.report import Goal, finish, percentile, spread, table
 
-SCRIPTS = ["beat", "drains", "lossless", "orders", "throughput"]
+SCRIPTS = ["beat", "deploy", "drains", "lossless", "orders", "throughput"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

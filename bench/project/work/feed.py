@@ -1,8 +1,8 @@
-"""Keep queues full: python -m work.feed QUEUE… [--depth N], until SIGTERM.
+"""Keep queues full: python -m work.feed QUEUE… [--depth N] [--long SECONDS], until SIGTERM.
 
 Plain tasks, every other one with acks_late; most take some hundredths of a second, one in
-fifty takes one second. Then prints one line of JSON: how many tasks went to each queue, by kind.
-The even numbers are acknowledged early and the odd ones late.
+fifty takes one second, or --long seconds. Then prints one line of JSON: how many tasks went to
+each queue, by kind. The even numbers are acknowledged early and the odd ones late.
 """
 
 import argparse
@@ -26,6 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("queues", nargs="+")
     parser.add_argument("--depth", type=int, default=100)
+    parser.add_argument("--long", type=float, default=LONG_SECONDS)
+    parser.add_argument("--share", type=float, default=LONG_SHARE, help="of long tasks")
     arguments = parser.parse_args()
     django.setup()
     from work.tasks import early, late
@@ -40,8 +42,8 @@ def main() -> None:
             for _ in range(arguments.depth - broker.llen(queue)):
                 number = next(numbers)
                 seconds = random.uniform(*SHORT_SECONDS)
-                if random.random() < LONG_SHARE:
-                    seconds = LONG_SECONDS
+                if random.random() < arguments.share:
+                    seconds = arguments.long
                 task = late if number % 2 else early
                 task.apply_async((number, seconds, queue), queue=queue)
                 sent[queue]["late" if number % 2 else "early"] += 1

@@ -1,0 +1,3 @@
+"""What bench/deploy changes from release to release."""
+
+VERSION = "0"
