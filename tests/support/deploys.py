@@ -32,14 +32,14 @@ def copy_of_app(source: Path, folder: Path) -> Path:
     return copy
 
 
-def deploy(inventory: Inventory, app_path: Path) -> subprocess.CompletedProcess[str]:
-    """Run playbooks/deploy.yml for this copy of the app; stdout holds all it said."""
+def playbook(inventory: Inventory, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run playbooks/<name>.yml with extra variables; stdout holds all it said."""
     return subprocess.run(
         [
             "ansible-playbook",
-            "playbooks/deploy.yml",
+            f"playbooks/{name}.yml",
             f"--inventory={inventory.path}",
-            f"--extra-vars={json.dumps({'app_path': str(app_path)})}",
+            f"--extra-vars={json.dumps(variables)}",
         ],
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_NOCOWS": "1"},
@@ -48,6 +48,13 @@ def deploy(inventory: Inventory, app_path: Path) -> subprocess.CompletedProcess[
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def deploy(
+    inventory: Inventory, app_path: Path, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Run playbooks/deploy.yml for this copy of the app; stdout holds all it said."""
+    return playbook(inventory, "deploy", app_path=str(app_path), **variables)
 
 
 class Visitors:
