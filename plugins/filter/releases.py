@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,26 @@ def manage_steps(
     ]
 
 
+def venv_name(requirements: str, packages: Sequence[str], *more: str) -> str:
+    """Return the name of the venv that these requirements make, or "" where it has no equal.
+
+    Only what is pinned by hashes is the same each time; a line that refers to another file or
+    folder says nothing about its content. `more` is whatever else decides, such as the Python.
+    """
+    lines = [line.strip() for line in requirements.splitlines()]
+    wanted = [line for line in lines if line and not line.startswith(("#", "--hash="))]
+    pinned = all(re.match(r"[A-Za-z0-9._-]+(\[[^]]*\])?==", line) for line in wanted)
+    if not pinned or "--hash=" not in requirements or any("==" not in name for name in packages):
+        return ""
+    return hashlib.sha256("\0".join([requirements, *packages, *more]).encode()).hexdigest()[:12]
+
+
 def folder_digest(folders: Sequence[str]) -> str:
     """Return a checksum of all files in these folders."""
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted(Path(folder).rglob("*")):
-            if path.is_file():
+            if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(f"{path.relative_to(folder)}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -119,5 +134,6 @@ class FilterModule:
             "switch_order": switch_order,
             "switch_problems": switch_problems,
             "manage_steps": manage_steps,
+            "venv_name": venv_name,
             "folder_digest": folder_digest,
         }

@@ -139,6 +139,11 @@ class Releases:
             shutil.rmtree(path)
             for file in self.environments.glob(f"{path.name}*"):
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
+        homes = (self.home / "releases").glob("*/venv")
+        kept = {home.resolve() for home in homes}
+        for venv in (self.home / "venvs").glob("*"):
+            if gone and venv.resolve() not in kept:
+                shutil.rmtree(venv)
         return [path.name for path in gone]
 
 

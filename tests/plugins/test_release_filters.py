@@ -91,6 +91,38 @@ def test_management_commands_become_steps():
     assert step["name"] == "The command 'migrate --noinput'"
 
 
+LOCKED = """# by a tool
+Django==5.2.1 \\
+    --hash=sha256:aa
+    # via x
+celery[redis]==5.7 ; python_version > "3" \\
+    --hash=sha256:bb
+"""
+
+
+def test_equal_locks_share_a_venv_and_others_do_not():
+    name = filters.venv_name(LOCKED, [], "python3")
+    assert len(name) == 12
+    assert filters.venv_name(LOCKED, [], "python3") == name
+    assert filters.venv_name(LOCKED + "a==1 --hash=sha256:cc\n", [], "python3") != name
+    assert filters.venv_name(LOCKED, ["gunicorn==27"], "python3") != name
+    assert filters.venv_name(LOCKED, [], "python3.13") != name
+
+
+@pytest.mark.parametrize(
+    ("requirements", "packages"),
+    [
+        ("Django==5.2.1\n", []),
+        (LOCKED + "Django>=5\n", []),
+        (LOCKED + "-r base.txt\n", []),
+        (LOCKED + "./local\n", []),
+        (LOCKED, ["gunicorn"]),
+    ],
+)
+def test_what_may_differ_next_time_gets_a_venv_of_its_own(requirements, packages):
+    assert filters.venv_name(requirements, packages) == ""
+
+
 def test_a_digest_follows_names_and_contents(tmp_path):
     (tmp_path / "one").write_text("1")
     first = filters.folder_digest([str(tmp_path)])

@@ -82,6 +82,14 @@ def test_old_ones_go_with_their_environments_unless_they_run(host):
     assert {path.name.split(".")[0] for path in host.environments.iterdir()} == {"a", "c"}
 
 
+def test_a_venv_goes_with_the_last_release_that_has_it(host):
+    for name, venv in {"a": "one", "b": "two", "c": "one"}.items():
+        (host.home / "venvs" / venv).mkdir(parents=True, exist_ok=True)
+        (host.home / "releases" / name / "venv").symlink_to(host.home / "venvs" / venv)
+    host.run(current="c", keep=1)
+    assert [path.name for path in (host.home / "venvs").iterdir()] == ["one"]
+
+
 def test_one_that_is_not_there_is_refused(host):
     assert "no release zzz" in host.run(current="zzz")["msg"]
 
