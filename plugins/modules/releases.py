@@ -17,7 +17,8 @@ module: releases
 short_description: The releases on a host
 description:
   - Without C(current), says which there are, newest first; with it, makes one the current release.
-  - The newest is the one that was deployed last; a way back does not make a release newer.
+  - The newest is the one that was deployed last; a way back does not make a release newer, and
+    those that it leaves are no longer among them.
   - With C(keep), removes old releases whose units do not run.
 options:
   app:
@@ -123,6 +124,8 @@ class Releases:
             if not path.exists() or path.read_text() != text:
                 path.write_text(text)
                 path.chmod(0o644)
+        if changed and not newest:
+            self.withdraw_newer_than(release)
         if changed:
             unfinished = link.with_name(".current.unfinished")
             unfinished.unlink(missing_ok=True)
@@ -131,6 +134,12 @@ class Releases:
         if (changed and newest) or not (folder / ".deployed").exists():
             (folder / ".deployed").touch()
         return changed
+
+    def withdraw_newer_than(self, release: str) -> None:
+        """Nobody wants to go back to what was left by going back."""
+        names = self.deployed()
+        for name in names[: names.index(release)] if release in names else []:
+            (self.folder(name) / ".deployed").unlink(missing_ok=True)
 
     def prune(self, keep: int, used: set[str]) -> list[str]:
         """Remove what is too old and unused; returns the names."""

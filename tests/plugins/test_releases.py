@@ -66,6 +66,12 @@ def test_going_back_twice_goes_back_two_releases(host):
     assert host.run(current="a", newest=False)["previous"] == ""
 
 
+def test_a_release_that_was_left_by_going_back_is_not_gone_back_to(host):
+    host.run(current="b", newest=False)
+    host.make("d", ".built")
+    assert host.run(current="d")["previous"] == "b"
+
+
 def test_a_deploy_of_an_old_release_makes_it_the_newest(host):
     assert host.run(current="a")["previous"] == "c"
     assert os.readlink(host.home / "current").endswith("/a")
