@@ -39,6 +39,8 @@ def on_host() -> None:
     """The host celeriac-bench, deployed as it is now; ends with the script's output and status."""
     if os.environ.get("BENCH_HOST"):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that it tidies up
+        password = Path("/etc/redis/redis-broker.admin").read_text().strip()
+        os.environ["CELERY_BROKER_URL"] = f"redis://admin:{password}@127.0.0.1:6379/0"
         return
     subprocess.run([BENCH / "host"], check=True, stdout=sys.stderr)
     name = Path(sys.argv[0]).name

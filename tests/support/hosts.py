@@ -149,6 +149,13 @@ def sql(reach: Any, inventory: Inventory) -> Any:
     return query
 
 
+@pytest.fixture(scope="module")
+def redis_admin(reach: Any, inventory: Inventory) -> Any:
+    """Return a function that asks the broker as its operator."""
+    there = reach(inventory.first("redis"))
+    return lambda command: there.check_output(f"redis-admin broker {command}")
+
+
 @pytest.fixture
 def site(inventory: Inventory) -> Site:
     """A new visitor of the deployment."""
