@@ -1,8 +1,14 @@
 """The app's units: how systemd starts, watches, stops and confines them."""
 
+import base64
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 testinfra_hosts = ["ansible://all"]
+FILES = Path(__file__).parents[1] / "support/files"
 JOURNAL = ("*-web@*", "*-worker-*", "*-beat@*", "*-metrics@*", "*-flower*")
 
 
@@ -166,6 +172,117 @@ def test_nothing_runs_as_root(confined, app_name):
     users = values(confined, "User")
     own = {who: f"{app_name}-flower" if who == "flower" else app_name for who in users}
     assert users == own
+
+
+# systemd's own measure of what a unit could still do: 0 is nothing, 10 is everything.
+LIMITS = {
+    r"{app}-.*": 1.0,
+    r"mail-sink\.service": 1.0,
+    r"redis-server@.*": 2.0,
+    r"postgresql@.*": 2.0,
+    r"nginx\.service": 2.0,
+}
+
+
+@pytest.fixture(scope="module")
+def exposure(host):
+    """The exposure of each service that runs, as systemd-analyze measures it."""
+    rows = host.check_output("systemd-analyze security --no-pager").splitlines()[1:]
+    found = (re.match(r"(\S+\.service)\s+([0-9.]+)\s", row) for row in rows)
+    return {match[1]: float(match[2]) for match in found if match}
+
+
+@pytest.mark.spec("D6.4.1")
+@pytest.mark.parametrize(("pattern", "limit"), LIMITS.items())
+def test_units_are_exposed_to_no_more_than(exposure, wanted, app_name, pattern, limit):
+    name = pattern.replace("{app}", re.escape(app_name))
+    scores = {unit: score for unit, score in exposure.items() if re.fullmatch(name, unit)}
+    if not scores:
+        pytest.skip("no such unit on this host")
+    assert {unit: score for unit, score in scores.items() if score > limit} == {}
+    if "{app}" in pattern:
+        assert set(wanted.values()) <= set(scores)
+
+
+@pytest.fixture(scope="module")
+def tried(host, wanted, app_name):
+    """What a process can do under each of the app's units, by what they are."""
+    script = base64.b64encode((FILES / "try_sandboxes.py").read_bytes()).decode()
+    command = f"echo {script} | base64 -d | python3 - {app_name} {' '.join(wanted.values())}"
+    found = json.loads(host.check_output(command))
+    return {who: found[unit] for who, unit in wanted.items()}
+
+
+READ_ONLY = ["/etc", "/usr/local", "/opt", "/srv", "/var/log", "/var/lib", "/run"]
+DATA = {"web", "beat", "flower"}  # and workers: these have a folder to write to
+
+
+@pytest.mark.spec("D6.4.1")
+@pytest.mark.parametrize("folder", READ_ONLY)
+def test_a_process_writes_nothing_outside(tried, folder):
+    answers = {who: did["read only"][folder] for who, did in tried.items()}
+    assert answers == dict.fromkeys(tried, True)
+
+
+def test_a_process_writes_its_own_data_and_temporary_files(tried, app_name):
+    own = {who: f"/var/lib/{app_name}{'-flower' if who == 'flower' else ''}" for who in tried}
+    answers = {
+        who: did["writes"][own[who]]
+        for who, did in tried.items()
+        if who in DATA or who.startswith("worker-")
+    }
+    assert answers == dict.fromkeys(answers, "done")
+    assert {who: did["writes"]["/tmp"] for who, did in tried.items()} == dict.fromkeys(
+        tried, "done"
+    )
+
+
+def test_a_process_reaches_only_the_addresses_that_it_may(tried, variables):
+    """192.0.2.1 is nobody's; the kernel refuses to send there at all."""
+    outgoing = "any" in variables["app_outgoing"]
+    allowed = {who for who in tried if outgoing and (who == "web" or who.startswith("worker-"))}
+    answers = {who: did["sends"]["192.0.2.1"] for who, did in tried.items()}
+    assert answers == {
+        who: "done" if who in allowed else "Operation not permitted" for who in tried
+    }
+    assert {who: did["sends"]["127.0.0.1"] for who, did in tried.items()} == dict.fromkeys(
+        tried, "done"
+    )
+
+
+def test_a_process_sees_no_other_users_processes(tried):
+    """Its own user's are all that /proc shows."""
+    assert {who: len(did["sees"]) for who, did in tried.items()} == dict.fromkeys(tried, 1)
+    assert {who: did["process 1"] for who, did in tried.items()} == dict.fromkeys(
+        tried, "No such file or directory"
+    )
+
+
+REFUSED = {
+    "home": "Permission denied",
+    "becomes root": "Operation not permitted",
+    "other sockets": "Address family not supported by protocol",
+    "new namespaces": "Operation not permitted",
+}
+
+
+@pytest.mark.parametrize(("what", "answer"), REFUSED.items())
+def test_a_process_is_refused(tried, what, answer):
+    found = {who: did[what] for who, did in tried.items()}
+    assert found == dict.fromkeys(found, answer)
+
+
+def test_a_process_runs_nothing_that_it_could_have_written(tried):
+    ran = [(who, folder) for who, did in tried.items()
+           for folder, answer in did["runs what it wrote"].items() if answer == "done"]  # fmt: skip
+    assert ran == []
+
+
+def test_only_a_pool_that_says_so_writes_code(tried, variables):
+    """Compilers that work at run time need it; everybody else is refused."""
+    jit = {f"worker-{pool['name']}" for pool in variables["celery_pools"] if pool.get("jit")}
+    answers = {who: did["writable code"] for who, did in tried.items()}
+    assert answers == {who: "done" if who in jit else "Operation not permitted" for who in tried}
 
 
 def test_the_socket_of_the_web_server_waits(units, app_name, variables):
