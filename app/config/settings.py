@@ -10,6 +10,10 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 DEBUG = env.boolean("DEBUG", default=False)
 SECRET_KEY = env.text("SECRET_KEY", write="<50 or more random characters>")
+# Keys that what was signed before, or will be after a change, is still known by.
+SECRET_KEY_FALLBACKS = [
+    key for key in env.text("SECRET_KEY_FALLBACKS", write="<keys>", default="").split(",") if key
+]
 APP_DOMAIN = env.text(
     "APP_DOMAIN", write="shop.example.org", default="localhost" if DEBUG else env._UNSET
 )

@@ -77,20 +77,80 @@ def test_a_missing_host_name_is_asked_for(preflight):
     assert "group_vars/preflight/main.yml" in said
 
 
-def test_an_encrypted_file_that_lacks_a_secret_is_left_as_it_is(preflight, monkeypatch):
-    password = preflight.folder.parent / f"{preflight.folder.name}.password"
-    password.write_text("only for this test")
-    monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(password))
+@pytest.fixture
+def password(tmp_path_factory, monkeypatch):
+    """Ansible has a password for encrypted files."""
+    path = tmp_path_factory.mktemp("password") / "password"
+    path.write_text("only for this test")
+    monkeypatch.setenv("ANSIBLE_VAULT_PASSWORD_FILE", str(path))
+
+
+def decrypted(path):
+    done = subprocess.run(["ansible-vault", "view", path], check=True, capture_output=True)
+    return yaml.safe_load(done.stdout)
+
+
+@pytest.mark.usefixtures("password")
+def test_an_encrypted_file_gets_the_secrets_that_it_lacks_and_stays_encrypted(preflight):
     vault = preflight.own_folder / "vault.yml"
-    vault.write_text("vault_secret_key: there\n")
+    vault.write_text("# ours\nvault_secret_key: there\n")
     subprocess.run(["ansible-vault", "encrypt", vault], check=True, capture_output=True)
+    assert "UNREACHABLE" in preflight.run().stdout
+    assert vault.read_text().startswith("$ANSIBLE_VAULT;")
+    assert vault.stat().st_mode & 0o777 == 0o600
+    found = decrypted(vault)
+    assert found["vault_secret_key"] == "there"
+    assert len(found["vault_redis_worker_password"]) == 40
     before = vault.read_bytes()
-    done = preflight.run()
-    said = " ".join(done.stdout.split())
-    assert done.returncode != 0
-    assert "is encrypted and lacks vault_admin_password, vault_postgresql_password" in said
-    assert "add them with `ansible-vault edit`" in said
+    assert "UNREACHABLE" in preflight.run().stdout
     assert vault.read_bytes() == before
+
+
+def test_secrets_that_shall_be_encrypted_are_not_kept_without_a_password(preflight):
+    preflight.variables["celeriac_secrets_encrypted"] = True
+    said = preflight.refuse()
+    assert "The secrets of preflight are kept encrypted, and Ansible has no password for" in said
+    assert "export ANSIBLE_VAULT_PASSWORD_FILE=" in said
+
+
+@pytest.mark.usefixtures("password")
+def test_secrets_that_shall_be_encrypted_are_so_from_the_start(preflight):
+    preflight.variables["celeriac_secrets_encrypted"] = True
+    assert "UNREACHABLE" in preflight.run().stdout
+    vault = preflight.own_folder / "vault.yml"
+    assert vault.read_text().startswith("$ANSIBLE_VAULT;")
+    assert len(decrypted(vault)["vault_secret_key"]) == 64
+
+
+def test_the_secrets_of_an_older_deployment_stay_and_get_company(preflight):
+    """What was made before there were users of Redis and PostgreSQL for each kind of process."""
+    vault = preflight.own_folder / "vault.yml"
+    old = {"vault_secret_key": "a" * 50, "vault_postgresql_password": "b" * 40}
+    vault.write_text(yaml.safe_dump(old | {"vault_redis_broker_password": "c" * 40}))
+    assert "UNREACHABLE" in preflight.run().stdout
+    found = yaml.safe_load(vault.read_text())
+    assert {name: found[name] for name in old} == old
+    assert {"vault_redis_producer_password", "vault_postgresql_app_password"} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("outgoing", "said"),
+    [
+        ([], "app_env: EMAIL_URL names mail.example.org, which the app is kept from reaching"),
+        (["mail.example.org"], "app_outgoing has mail.example.org, which is no network"),
+    ],
+)
+def test_a_server_that_the_app_cannot_reach_is_refused(preflight, outgoing, said):
+    preflight.variables["app_env"] = {"EMAIL_URL": "smtp://mail.example.org:25"}
+    preflight.variables["app_outgoing"] = outgoing
+    assert said in preflight.refuse()
+
+
+@pytest.mark.parametrize("outgoing", [["any"], ["203.0.113.0/24", "2001:db8::25"]])
+def test_networks_that_the_app_may_reach_are_taken(preflight, outgoing):
+    preflight.variables["app_env"] = {"EMAIL_URL": "smtp://mail.example.org:25"}
+    preflight.variables["app_outgoing"] = outgoing
+    assert "UNREACHABLE" in preflight.run().stdout
 
 
 def test_an_environment_that_is_no_group_is_refused(preflight):
@@ -216,6 +276,7 @@ def test_a_good_pair_of_files_is_taken(preflight, tmp_path_factory):
     assert "UNREACHABLE" in preflight.run().stdout
 
 
+@pytest.mark.usefixtures("password")
 @pytest.mark.parametrize("environment", ["staging", "production"])
 def test_the_inventories_over_ssh_need_nothing_but_their_host(preflight, environment):
     """Their own variables pass everything that the controller can check."""

@@ -3,12 +3,15 @@
 Each finding is [secret's name, place]; no secret is printed.
 """
 
+import base64
 import json
 import os
 import re
 import stat
 import subprocess
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
 
 LIST = Path("/run/celeriac-secrets.json")
 FOLDERS = ("/etc", "/opt", "/usr/local", "/var/lib", "/var/log", "/home", "/srv", "/tmp", "/run")
@@ -19,20 +22,21 @@ FOREIGN = {"site-packages", "dist-packages", "__pycache__", "uv"}
 LARGEST = 20_000_000
 
 
-def needles() -> dict[bytes, str]:
+def needles(secrets: dict[str, str]) -> dict[bytes, str]:
     """Return what to look for; of a key, its longest line."""
-    secrets = json.loads(LIST.read_text())
-    LIST.unlink()
     found = {}
     for name, value in secrets.items():
-        if name == "vault_ca_certificate":
+        if name == "vault_ca_certificate" or not value:
             continue
         lines = [line for line in value.splitlines() if "-----" not in line]
         found[max(lines, key=len).encode()] = name
     return found
 
 
-NEEDLES = needles()
+HANDED = json.loads(LIST.read_text())
+LIST.unlink()
+FLOWER = HANDED.pop("flower")
+NEEDLES = needles(HANDED)
 PATTERN = re.compile(b"|".join(re.escape(needle) for needle in NEEDLES))
 
 
@@ -92,6 +96,35 @@ def in_processes() -> list:
     return findings
 
 
+def in_environments() -> list:
+    """Return findings in the environments that other users can read."""
+    findings = []
+    for user in ("nobody", "www-data", "redis", "postgres"):
+        script = "cat /proc/[0-9]*/environ 2>/dev/null"
+        findings += in_output("runuser", "-u", user, "--", "sh", "-c", script)
+    return findings
+
+
+def in_flower() -> list:
+    """Return findings in what Flower tells over HTTP."""
+    if not FLOWER:
+        return []
+    parts = urlsplit(FLOWER)
+    login = base64.b64encode(f"{parts.username}:{unquote(parts.password)}".encode()).decode()
+    findings = []
+    for page in ("api/workers?refresh=1", "api/tasks", "workers", "broker", "tasks"):
+        url = f"{parts.scheme}://{parts.hostname}:{parts.port}{parts.path}{page}"
+        request = Request(url, headers={"Authorization": f"Basic {login}"})
+        with urlopen(request, timeout=20) as answer:
+            findings += [[name, page] for name in names_in(answer.read())]
+    return findings
+
+
+def in_folder(folder: str) -> list:
+    paths = [path for path in Path(folder).glob("**/*") if path.is_file()]
+    return [[name, str(path)] for path in paths for name in names_in(path.read_bytes())]
+
+
 def in_output(*command: str) -> list:
     return [[name, " ".join(command)] for name in names_in(output(*command))]
 
@@ -106,6 +139,9 @@ print(
             "unit files": in_output("systemctl", "cat", "--no-pager", "*"),
             "the environment of systemd": in_output("systemctl", "show-environment"),
             "arguments of processes": in_processes(),
+            "environments that other users can read": in_environments(),
+            "Flower": in_flower(),
+            "the logs of nginx": in_folder("/var/log/nginx"),
             "files that everybody may read": PUBLIC,
             "files of ours": OWN,
         }
