@@ -9,6 +9,7 @@ import pytest
 from support.inventory import ROOT
 
 sys.path.append(str(ROOT / "bench"))
+from harness.remote import STARTED, STOPPING, Host
 from harness.report import Goal, finish, percentile, spread, table
 
 SCRIPTS = ["beat", "deploy", "drains", "lossless", "orders", "throughput"]
@@ -77,3 +78,30 @@ def test_percentiles_are_values_that_occurred():
 
 def test_a_spread_is_the_quartiles():
     assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == [2.0, 3.0, 4.0]
+
+
+def journal(*events: tuple[float, str, str]) -> str:
+    """What journalctl prints for these: seconds, what happened, and the unit's pool and release."""
+    lines = [
+        {
+            "__REALTIME_TIMESTAMP": str(int(at * 1_000_000)),
+            "MESSAGE_ID": what,
+            "UNIT": f"bench-worker-{unit}.service",
+        }
+        for at, what, unit in events
+    ]
+    return "\n".join(map(json.dumps, lines))
+
+
+HANDED_OVER = [(10.0, STARTED, "io@new"), (10.1, STOPPING, "io@old")]
+RESTARTED = [(20.0, STOPPING, "io@new"), (23.5, STARTED, "io@next")]
+
+
+@pytest.mark.parametrize(
+    ("events", "gap"), [([], 0), (HANDED_OVER, 0), (HANDED_OVER + RESTARTED, 3.5)]
+)
+def test_a_pool_without_a_unit_is_a_gap(monkeypatch, events, gap):
+    monkeypatch.setattr(Host, "run", lambda self, *command: journal(*events))
+    host = Host.__new__(Host)
+    assert host.gap_of("io", 0) == gap
+    assert host.gap_of("cpu", 0) == 0

@@ -9,7 +9,7 @@ import pytest
 from support import inventory as inventories
 from support.inventory import ROOT
 
-DEPLOYS = 5
+DEPLOYS = 4
 
 
 @pytest.fixture(scope="module")
