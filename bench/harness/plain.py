@@ -18,7 +18,7 @@ Description=The plain {name}
 User={app}
 Group=www-data
 UMask=0007
-EnvironmentFile={folder}/env
+EnvironmentFile={folder}/env-worker
 WorkingDirectory={folder}/checkout
 RuntimeDirectory=plain-{name}
 ExecStart={folder}/venv/bin/{command}
@@ -46,8 +46,8 @@ NGINX = f"""server {{
 DEPLOY = f"""set -e
 cd {FOLDER}/checkout
 git pull --quiet
-set -a; . {FOLDER}/env; set +a
 {FOLDER}/venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+set -a; . {FOLDER}/env-manage; set +a
 {FOLDER}/venv/bin/python manage.py migrate --noinput --verbosity=0
 systemctl restart plain-web plain-worker
 """
@@ -85,8 +85,9 @@ def prepare(host: Host, project: Path) -> None:
         f"rm -rf {FOLDER}; mkdir -p {FOLDER}; cd {FOLDER};"
         " git init --quiet --bare --initial-branch=main origin;"
         " git clone --quiet origin work 2>/dev/null;"
-        f" cat {environment} {environment}.manage | grep -v ^PATH= >env;"
-        " echo BENCH_RUNTIME=no >>env; chmod 600 env",
+        " umask 077; for role in worker manage; do"
+        f" cat {environment} {environment}.$role | grep -v ^PATH= >env-$role;"
+        " echo BENCH_RUNTIME=no >>env-$role; done",
     )
     push(host, project, "plain-0")
     for name, command in COMMANDS.items():
@@ -120,9 +121,8 @@ def measure(host: Host, project: Path, deploys: int) -> dict[str, Any]:
     try:
         prepare(host, project)
         host.sql("TRUNCATE work_effect")
-        feeder, load, took = Feeder(host, [QUEUE]), Load(host, url), []
-        feeder.start()
-        with load:
+        took = []
+        with Feeder(host, [QUEUE]) as feeder, Load(host, url) as load:
             time.sleep(10)
             for number in range(1, deploys + 1):
                 push(host, project, f"plain-{number}")
@@ -131,9 +131,8 @@ def measure(host: Host, project: Path, deploys: int) -> dict[str, Any]:
                 took.append(time.monotonic() - began)
                 say(f"plain: {took[-1]:.1f} s")
                 time.sleep(5)
-        sent = feeder.stop()
-        host.wait_until_done(sent)
-        counted = host.counted(sent)
+        host.wait_until_done(feeder.sent)
+        counted = host.counted(feeder.sent)
     finally:
         remove(host)
     found = load.figures

@@ -4,7 +4,6 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from harness.place import BENCH, ROOT
@@ -166,8 +165,9 @@ class Feeder:
 
     def __init__(self, host: Host, queues: Sequence[str]) -> None:
         self.host, self.queues = host, queues
+        self.sent = 0
 
-    def start(self) -> None:
+    def __enter__(self) -> "Feeder":
         release = self.host.run("readlink", f"/opt/{APP}/current").rsplit("/", 1)[-1]
         home, environment = f"/opt/{APP}/releases/{release}", f"/etc/{APP}/env/{release}"
         self.host.run(
@@ -176,13 +176,13 @@ class Feeder:
             f"--property=EnvironmentFile={environment}.manage",
             f"--property=WorkingDirectory={home}/source",
             f"--property=StandardOutput=truncate:{SENT}",
+            "--setenv=DJANGO_SETTINGS_MODULE=config.settings",
             *(f"{home}/venv/bin/python", "-m", "work.feed", *self.queues),
             *("--depth", "60", "--long", "6", "--share", "0.01"),
         )
+        return self
 
-    def stop(self) -> int:
-        """Returns how many tasks it has sent."""
-        with suppress(RuntimeError):
-            self.host.run("systemctl", "stop", FEEDER)
+    def __exit__(self, *_: object) -> None:
+        self.host.run("systemctl", "stop", FEEDER)
         sent = json.loads(self.host.run("cat", SENT))
-        return sum(sum(kinds.values()) for kinds in sent.values())
+        self.sent = sum(sum(kinds.values()) for kinds in sent.values())
