@@ -4,7 +4,7 @@ from django.conf import settings
 from django.db import models
 from django.urls import reverse
 
-from celeriac.models import Dead
+from celeriac.models import Dead, Outbox
 
 
 class Day(models.Model):
@@ -57,3 +57,8 @@ class Report(models.Model):
     def letters(self) -> models.QuerySet[Dead]:
         """The dead letters of its tasks, for which it waits."""
         return Dead.objects.filter(task_id__in=[*self.part_ids, self.write_id])
+
+    @property
+    def owed(self) -> models.QuerySet[Outbox]:
+        """Its tasks that are not done yet."""
+        return Outbox.objects.filter(task_id__in=[*self.part_ids, self.write_id])

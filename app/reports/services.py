@@ -1,25 +1,22 @@
-"""Making sales reports: many parts at once, then one that puts them together.
+"""Making sales reports: many parts at once, then one task that puts them together.
 
-A report's period is cut into weeks, each a task. A day that is over is counted once and kept, so a
-part that runs again, or that another report has done, has little left to do. Whichever part is the
-last to end owes the task that writes the report. That is a chord by hand: the rows themselves say
-whether all is counted, under the report's lock, for another report may have counted a day, and a
-part may have been discarded. Where parts are only this chord's, a chord of durable tasks does.
+A report's period is cut into weeks, each a task, and a chord owes the writing when the last of them
+has ended. A day that is over is counted once and kept, so a part that runs again, or whose days
+another report has counted, has little left to do.
 """
 
 import csv
 import io
 import logging
-import uuid
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 
+from celery import chord, uuid
 from django.contrib.auth.models import AbstractBaseUser
 from django.db import transaction
 from django.db.models import Count, F, Sum
 from django.utils import timezone
 
-import celeriac
 from celeriac import deadletters
 from maintenance.schedule import create_clocked_task
 from orders.models import OrderLine
@@ -55,7 +52,7 @@ def order_report(
     """
     if not first <= last <= today() or (last - first).days >= MOST_DAYS:
         raise ValueError(f"no report can be made from {first} to {last}")
-    key = f"{first} to {last}" + ("" if is_over(last) else f" {uuid.uuid4()}")
+    key = f"{first} to {last}" + ("" if is_over(last) else f" {uuid()}")
     with transaction.atomic():
         report, created = Report.objects.get_or_create(
             key=key, defaults={"first_day": first, "last_day": last, "asked_by": asked_by}
@@ -83,44 +80,33 @@ def order_tonight(first: date, last: date) -> datetime:
 
 
 def _owe_parts(report: Report) -> None:
-    """Fan out: the parts are owed in one statement, in the transaction of the report."""
+    """Fan out and join, in the transaction of the report: chords of durable tasks are owed too."""
     from . import tasks
 
     last = min(report.last_day, today() - timedelta(days=1))
     starts = list(_days(report.first_day, last))[::PART_DAYS]
     parts = [
-        (report.pk, f"{start}", f"{min(start + timedelta(days=PART_DAYS - 1), last)}")
+        tasks.count.si(f"{start}", f"{min(start + timedelta(days=PART_DAYS - 1), last)}").set(
+            task_id=uuid()
+        )
         for start in starts
     ]
-    report.part_ids = celeriac.enqueue_many(tasks.count, parts)
-    report.save(update_fields=["part_ids"])
-    if not parts:
-        write_if_counted(report.pk)
+    write = tasks.write.si(report.pk)
+    # Of today alone there is nothing to count beforehand.
+    joined = chord(parts)(write) if parts else write.delay()
+    report.part_ids, report.write_id = [part.id for part in parts], joined.id
+    report.save(update_fields=["part_ids", "write_id"])
 
 
-def count(report_id: int, first: date, last: date) -> None:
+def count(first: date, last: date) -> None:
     """Count the days of a part that nobody has counted. Each day is kept as soon as it is there."""
     for day in _missing(first, last):
         Day.objects.get_or_create(day=day, defaults=_figures(day))
-    write_if_counted(report_id)
 
 
 def missing(first: date, last: date) -> int:
     """How many of these days are still to be counted."""
     return sum(1 for _ in _missing(first, last))
-
-
-def write_if_counted(report_id: int) -> bool:
-    """Owe the writing if all days are counted: once, whichever parts end together."""
-    from . import tasks
-
-    with transaction.atomic():
-        report = Report.objects.select_for_update().filter(pk=report_id).first()
-        if report is None or report.write_id or missing(report.first_day, report.last_day):
-            return False
-        report.write_id = tasks.write.delay(report.pk).id
-        report.save(update_fields=["write_id"])
-        return True
 
 
 def write(report_id: int) -> dict[str, int]:
@@ -143,29 +129,44 @@ def write(report_id: int) -> dict[str, int]:
     report.orders = sum(day.orders for day in days)
     report.cents = sum(day.cents for day in days)
     report.finished_at = report.finished_at or timezone.now()
-    report.save()
+    report.save(update_fields=["csv", "orders", "cents", "finished_at"])
     logger.info("report %s written: %d days, %d rows", report.pk, len(days), rows)
     return {"days": len(days), "rows": rows, "orders": report.orders, "cents": report.cents}
 
 
 def try_again(report: Report) -> int:
-    """Replay the dead letters of a report (staff); returns how many."""
-    return deadletters.replay(report.letters)
+    """Send a report that is stuck on its way again (staff); returns how many tasks.
+
+    By a replay of its dead letters; or anew, if somebody has discarded one.
+    """
+    with transaction.atomic():
+        report = Report.objects.select_for_update().get(pk=report.pk)
+        if not is_stuck(report):
+            return 0
+        replayed = deadletters.replay(report.letters)
+        if not replayed:
+            _owe_parts(report)
+        return replayed or len(report.part_ids) + 1
+
+
+def is_stuck(report: Report) -> bool:
+    """Whether it waits for staff: a task of it is a dead letter, or none is owed any more."""
+    return not report.finished_at and (report.letters.exists() or not report.owed.exists())
 
 
 def progress(report: Report) -> dict[str, object]:
     """Where a report stands, in plain words, for its page."""
     days = (report.last_day - report.first_day).days + 1
     counted = days - missing(report.first_day, report.last_day)
-    stuck = not report.finished_at and report.letters.exists()
+    stuck = is_stuck(report)
     if report.finished_at:
         words = f"Done: {report.orders} order{'' if report.orders == 1 else 's'}."
     elif stuck:
-        words = "A part could not be counted. What is counted is kept; look at the dead letters."
-    elif report.write_id:
-        words = "All days are counted. Writing the table\u2026"
-    else:
+        words = "A part could not be done. What is counted is kept; look at the dead letters."
+    elif missing(report.first_day, report.last_day):
         words = f"Counting: {counted} of {days} days\u2026"
+    else:
+        words = "All days are counted. Writing the table\u2026"
     return {
         "words": words,
         "done": counted,

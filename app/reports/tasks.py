@@ -18,7 +18,7 @@ from . import services
     soft_time_limit=60,
     time_limit=90,
 )
-def count(self: Task, report_id: int, first: str, last: str) -> None:
+def count(self: Task, first: str, last: str) -> None:
     """Count the days of one part (ISO dates), keeping each as soon as it is there (atomic=False).
 
     At the soft limit it stops, and another run does the rest; one in which not a single day was
@@ -27,7 +27,7 @@ def count(self: Task, report_id: int, first: str, last: str) -> None:
     days = date.fromisoformat(first), date.fromisoformat(last)
     before = services.missing(*days)
     try:
-        services.count(report_id, *days)
+        services.count(*days)
     except SoftTimeLimitExceeded as limit:
         # It may have come in the middle of a statement.
         connection.close()

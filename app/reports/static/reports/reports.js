@@ -1,35 +1,21 @@
-// Follow a report until it is there.
+// Follow a report until it is there. follow() is in shop.js, which comes first.
 "use strict";
 
 function followReport(page) {
-  const pause = 700;
-  let missed = 0;
-
-  async function ask() {
-    try {
-      const answer = await fetch(page.dataset.report, { headers: { Accept: "application/json" } });
-      if (!answer.ok) {
-        throw new Error("status " + answer.status);
-      }
-      const report = await answer.json();
-      missed = 0;
-      if (report.finished) {
-        window.location.reload();
-        return;
-      }
-      page.querySelector("[data-words]").textContent = report.words;
-      page.querySelector("[data-bar]").max = report.of;
-      page.querySelector("[data-bar]").value = report.done;
-      page.querySelector("[data-again]").hidden = !report.stuck;
-    } catch {
-      missed += 1;
+  function show(report) {
+    if (report.finished) {
+      window.location.reload();
+      return 0;
     }
-    page.querySelector("[data-lost]").hidden = missed < 3;
-    window.setTimeout(ask, Math.min(pause * (missed + 1), 10000));
+    page.querySelector("[data-words]").textContent = report.words;
+    page.querySelector("[data-bar]").max = report.of;
+    page.querySelector("[data-bar]").value = report.done;
+    page.querySelector("[data-again]").hidden = !report.stuck;
+    return 700;
   }
 
   if (page.dataset.finished === "no") {
-    window.setTimeout(ask, pause / 2);
+    follow(page, page.dataset.report, show);
   }
 }
 
