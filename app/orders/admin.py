@@ -91,10 +91,11 @@ class OrderAdmin(admin.ModelAdmin):
     def try_again(self, request: HttpRequest, queryset: QuerySet[Order]) -> None:
         sent = sum(steps.try_again(order) for order in queryset)
         left = len(queryset) - sent
-        self.message_user(request, f"{sent} orders are on their way again.", messages.SUCCESS)
+        words = "order is on its way" if sent == 1 else "orders are on their way"
+        self.message_user(request, f"{sent} {words} again.", messages.SUCCESS)
         if left:
             self.message_user(
-                request, f"{left} orders are finished or on their way already.", messages.WARNING
+                request, f"Left alone, as finished or on their way: {left}.", messages.WARNING
             )
 
 

@@ -293,4 +293,4 @@ class TestStaff:
         assert failed.step == Step.PAYMENT
         assert not stuck.is_stuck
         assert "2 orders are on their way again." in page
-        assert "1 orders are finished or on their way already." in page
+        assert "Left alone, as finished or on their way: 1." in page

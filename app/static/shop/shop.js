@@ -1,4 +1,4 @@
-// The two things that pages do by themselves: count the crate, and follow an order.
+// What pages do by themselves: count the crate, and follow an order, or whatever else goes on.
 "use strict";
 
 function money(cents) {
@@ -55,9 +55,33 @@ function followCrate(form) {
   renew();
 }
 
-function followOrder(page) {
-  const pause = 900;
+// Asks for JSON again and again. show(answer) says in how many milliseconds to ask next, or 0 to end.
+function follow(page, url, show) {
   let missed = 0;
+
+  async function ask() {
+    let pause;
+    try {
+      const answer = await fetch(url, { headers: { Accept: "application/json" } });
+      if (!answer.ok) {
+        throw new Error("status " + answer.status);
+      }
+      pause = show(await answer.json());
+      missed = 0;
+    } catch {
+      missed += 1;
+      pause = Math.min(1000 * missed, 10000);
+    }
+    page.querySelector("[data-lost]").hidden = missed < 3;
+    if (pause) {
+      window.setTimeout(ask, pause);
+    }
+  }
+
+  window.setTimeout(ask, 400);
+}
+
+function followOrder(page) {
   let after = 0;
 
   function show(order) {
@@ -89,34 +113,16 @@ function followOrder(page) {
       invoice.querySelector("a").href = order.invoice.url;
       invoice.hidden = false;
     }
-  }
-
-  async function ask() {
-    try {
-      const answer = await fetch(page.dataset.order, { headers: { Accept: "application/json" } });
-      if (!answer.ok) {
-        throw new Error("status " + answer.status);
-      }
-      const order = await answer.json();
-      missed = 0;
-      show(order);
-      if (order.finished) {
-        // A last message may follow.
-        if (after < 12) {
-          after += 1;
-          window.setTimeout(ask, 5000);
-        }
-        return;
-      }
-    } catch {
-      missed += 1;
+    if (!order.finished) {
+      return 900;
     }
-    page.querySelector("[data-lost]").hidden = missed < 3;
-    window.setTimeout(ask, Math.min(pause * (missed + 1), 10000));
+    // A last message may follow.
+    after += 1;
+    return after <= 12 ? 5000 : 0;
   }
 
   if (page.dataset.finished === "no") {
-    window.setTimeout(ask, pause / 2);
+    follow(page, page.dataset.order, show);
   }
 }
 
