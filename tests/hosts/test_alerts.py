@@ -1,0 +1,40 @@
+"""A task that fails: it is a dead letter, and somebody is told."""
+
+import pytest
+
+from support.hosts import until
+
+testinfra_hosts = ["ansible://web"]
+JOURNAL = ("*-worker-*", "*-beat@*", "mail-sink.service")
+pytestmark = [pytest.mark.leaves_traces, pytest.mark.usefixtures("reference_project")]
+
+# Beat looks every 15 s, and the digest waits for another 15.
+TOLD_WITHIN = 75
+
+
+@pytest.fixture
+def failed(release):
+    """The id of a task that cannot be done: it is given what is no number."""
+    task_id = release.django(
+        "from celery import current_app as app\n"
+        "print(json.dumps(app.tasks['orders.invoice'].delay('no number').id))"
+    )
+    yield task_id
+    release.django(
+        "from celeriac.models import Dead\n"
+        f"print(json.dumps(Dead.objects.filter(task_id={task_id!r}).delete()[0]))"
+    )
+
+
+@pytest.mark.spec("G7.5", "G6.6", "G6.5", "D7.2.5", "G1.6")
+def test_staff_are_told_of_a_failed_task(host, failed, sql, variables):
+    letter = f"select reason from celeriac_dead where task_id = '{failed}'"
+    assert until(20, lambda: sql(letter), "there is no dead letter") == ["ValueError"]
+    if "mail_sink" not in variables["group_names"]:
+        pytest.skip("mail leaves this deployment")
+    find = f"grep -rl {failed} /var/lib/mail-sink/new"
+    (mail,) = until(TOLD_WITHIN, lambda: host.run(find).stdout.split(), "nobody was told")
+    said = host.file(mail).content_string
+    assert f"To: {variables['app_env']['SHOP_STAFF_EMAIL']}" in said
+    assert "orders.invoice" in said
+    assert "/admin/celeriac/dead/" in said
