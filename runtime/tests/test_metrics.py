@@ -81,6 +81,7 @@ def test_tasks_are_counters_and_histograms_that_add_up(worker, exporter, history
     assert scrapes.all()[f"celeriac_tasks_total outcome=succeeded{label}"] == 6
 
 
+@pytest.mark.spec("G10.5", "G7.4")
 def test_queues_workers_and_the_outbox(worker, exporter, history):
     service = worker("prefork", 2, CELERIAC_RELEASE="1f2e3d").ready()
     scrapes = exporter("--queues", "mail,reports")

@@ -24,10 +24,11 @@ def test_redis_answers(samples):
     assert samples['celeriac_source_up{source="redis"}'] == 1
 
 
-@pytest.mark.spec("G7.4")
-def test_every_queue_of_the_topology_is_watched(samples, variables):
+@pytest.mark.spec("G7.4", "G10.5")
+@pytest.mark.parametrize("figure", ["queue_messages", "queue_oldest_message_age_seconds"])
+def test_every_queue_of_the_topology_is_watched(samples, variables, figure):
     queues = {queue for pool in variables["celery_workers"] for queue in pool["queues"]}
-    found = {re.search('queue="([^"]+)"', name) for name in samples if "queue_messages{" in name}
+    found = {re.search('queue="([^"]+)"', name) for name in samples if f"{figure}{{" in name}
     assert queues <= {match[1] for match in found if match}
 
 
