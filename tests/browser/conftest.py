@@ -28,6 +28,12 @@ from support.site import address_of
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 SCREENSHOTS = Path(os.environ.get("CELERIAC_SCREENSHOTS", ROOT / ".cache/screenshots"))
+# Whoever deletes a domain of the app deletes its pages.
+collect_ignore = [
+    f"test_{domain}.py"
+    for domain in ("notifications", "reports")
+    if not (ROOT / "app" / domain).is_dir()
+]
 # Nothing but the site: no updates, no reports, no lists of bad pages.
 QUIET = (
     "--disable-background-networking",
@@ -60,11 +66,28 @@ class Target:
     password: str
     ca: str | None
     pools: list[str]
+    pool_of: dict[str, str]
     flower: str
     resolver: str = ""
     # The container that is the host, where it is one.
     host: str = ""
     app_name: str = "shop"
+
+    def on_the_host(self, *command: str) -> str:
+        """Run a command on the demo host; elsewhere the test has nothing to say."""
+        if not self.host:
+            pytest.skip("reaches into a demo host only")
+        return subprocess.run(
+            ["docker", "exec", self.host, *command], check=True, capture_output=True, text=True
+        ).stdout.strip()
+
+    def django(self, code: str) -> str:
+        """Run Python in the release on the demo host."""
+        return self.on_the_host(f"{self.app_name}-manage", "shell", "--command", code)
+
+    def workers(self, queue: str) -> str:
+        """The units of the pool that consumes a queue, as a pattern."""
+        return f"{self.app_name}-worker-{self.pool_of[queue]}@*"
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +109,11 @@ def target(pytestconfig: pytest.Config) -> Target:
         password=variables["app_admin_password"],
         ca=variables["celeriac_ca_file"] if own_ca else None,
         pools=[pool["name"] for pool in variables["celery_workers"]],
+        pool_of={
+            queue: pool["name"]
+            for pool in variables["celery_workers"]
+            for queue in pool.get("queues", ())
+        },
         flower=variables["nginx_flower_path"],
         # A published port is reached by name; a container's own address is in no DNS.
         resolver=f"MAP {domain} {address_of(variables)}" if port == 443 else "",
@@ -203,8 +231,8 @@ def shoot(page: Page, device: str):
     """Return a function that saves a screenshot under a name."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
 
-    def save(name: str) -> None:
-        page.screenshot(path=SCREENSHOTS / f"{name}-{device}.png", full_page=True)
+    def save(name: str, of: Page = page) -> None:
+        of.screenshot(path=SCREENSHOTS / f"{name}-{device}.png", full_page=True)
 
     return save
 

@@ -7,12 +7,12 @@ from playwright.sync_api import expect
 from test_order import EVERY_DEVICE, fits
 
 
-def log_in(page, target):
-    page.goto(f"{target.url}/operations/")
+def log_in(page, target, path="/operations/", heading="Operations"):
+    page.goto(f"{target.url}{path}")
     page.get_by_label("Username").fill(target.user)
     page.get_by_label("Password").fill(target.password)
     page.get_by_role("button", name="Log in").click()
-    expect(page.get_by_role("heading", name="Operations")).to_be_visible()
+    expect(page.get_by_role("heading", name=heading)).to_be_visible()
 
 
 @EVERY_DEVICE

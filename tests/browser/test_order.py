@@ -1,7 +1,6 @@
 """People: they place an order and watch it, and the operator looks behind the counter."""
 
 import re
-import subprocess
 
 import pytest
 from playwright.sync_api import Error, Page, expect
@@ -59,33 +58,44 @@ def test_an_order_is_placed_and_seen_to_finish(page, target, problems, shoot):
     assert problems == []
 
 
-@pytest.mark.spec("G3.4", "D1.2.5")
-def test_an_order_goes_on_when_its_worker_is_killed(page, target, problems):
-    if not target.host:
-        pytest.skip("kills workers of a demo host only")
+def order(page: Page, target, card: str = "") -> None:
+    """Order one root, and look at the order's page."""
     page.goto(f"{target.url}/")
     page.get_by_role("button", name=re.compile("^One .* more$")).first.click()
     page.get_by_label("Your name").fill("Ada Root")
     page.get_by_label("Your e-mail").fill("ada@example.org")
+    if card:
+        page.get_by_text("Pay with a test card").click()
+        page.get_by_label("A card that").select_option(card)
     page.get_by_role("button", name="Place the order").click()
     page.wait_for_url("**/orders/*/")
-    unit = f"{target.app_name}-worker-{target.pools[0]}@*"
-    subprocess.run(
-        ["docker", "exec", target.host, "systemctl", "kill", "--signal=KILL", unit], check=True
-    )
+
+
+@pytest.mark.spec("G3.4", "D1.2.5")
+@pytest.mark.parametrize("queue", ["payments", "orders"])
+def test_an_order_goes_on_when_its_worker_is_killed(page, target, problems, queue):
+    order(page, target)
+    target.on_the_host("systemctl", "kill", "--signal=KILL", target.workers(queue))
     expect(page.locator("[data-headline]")).to_have_text("All done. Thank you!", timeout=45_000)
+    assert problems == []
+
+
+@pytest.mark.spec("G6.3", "D7.1.5")
+@EVERY_DEVICE
+def test_a_payment_that_is_tried_again_is_told_in_plain_words(page, target, problems, shoot):
+    order(page, target, card="flaky")
+    expect(page.locator(".stage.trouble")).to_contain_text(
+        "The bank does not answer. We are trying again."
+    )
+    shoot("order-tried-again")
+    expect(page.locator("[data-headline]")).to_have_text("All done. Thank you!", timeout=45_000)
+    assert fits(page)
     assert problems == []
 
 
 @EVERY_DEVICE
 def test_a_declined_card_is_told_kindly(page, target, problems, shoot):
-    page.goto(f"{target.url}/")
-    page.get_by_role("button", name=re.compile("^One .* more$")).first.click()
-    page.get_by_label("Your name").fill("Ada Root")
-    page.get_by_label("Your e-mail").fill("ada@example.org")
-    page.get_by_text("Pay with a test card").click()
-    page.get_by_label("A card that").select_option("declined")
-    page.get_by_role("button", name="Place the order").click()
+    order(page, target, card="declined")
     expect(page.locator("[data-headline]")).to_have_text(
         "We are sorry, this did not work.", timeout=30_000
     )
