@@ -29,10 +29,11 @@ if DEBUG:
     ALLOWED_HOSTS += ["localhost", "127.0.0.1", "[::1]"]
 
 # The domains: each is a folder, and a queue for its tasks. What computes and what waits never share
-# one: cpu (prefork) consumes default, orders and reports; io (gevent) emails and notifications.
+# one: cpu (prefork) consumes default, orders and reports; io (gevent) payments, emails and
+# notifications.
 DOMAINS = {
     "orders": "orders",
-    "payments": "default",
+    "payments": "payments",
     "emails": "emails",
     "notifications": "notifications",
     "reports": "reports",

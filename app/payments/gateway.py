@@ -33,7 +33,7 @@ class Gateway(Protocol):
 class HttpBank:
     """A bank that is asked over HTTP, with the key that keeps it from charging twice."""
 
-    # Longer than any good answer takes, and half of the task's soft limit: so it ends by itself.
+    # For each answer, longer than any good one takes: this is what ends a stuck task on gevent.
     SECONDS = 7
 
     def __init__(self, url: str) -> None:

@@ -27,7 +27,6 @@ class BankEntry(models.Model):
     key = models.CharField(max_length=64, unique=True)
     amount_cents = models.PositiveIntegerField()
     asked = models.PositiveSmallIntegerField(default=0, help_text="How often it was asked.")
-    # Null until charged, because only nulls may be there twice.
     # NULL until the bank has answered: many may lack one, but none may share one.
     reference = models.CharField(max_length=40, null=True, unique=True)  # noqa: DJ001
 

@@ -315,7 +315,7 @@ class Fleet:
 # As in the topology of the deployment: prefork computes, gevent waits.
 QUEUES = {
     "cpu": ["default", "orders", "reports"],
-    "io": ["emails", "notifications"],
+    "io": ["payments", "emails", "notifications"],
 }
 LOWER_PRIORITIES = [f"\x06\x16{priority}" for priority in (3, 6, 9)]
 QUICK = ["--without-mingle", "--without-gossip"]
@@ -325,6 +325,7 @@ PROCESSES = {
     "cpu": [*CPU, "-n", "cpu@%h"],
     "cpu2": [*CPU, "-n", "cpu2@%h"],
     "io": [*IO, "-n", "io@%h"],
+    "io2": [*IO, "-n", "io2@%h"],
     "beat": ["beat", "--scheduler", "celeriac.beat:LeaderScheduler"],
 }
 

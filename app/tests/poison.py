@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
 from celery import signals
@@ -11,6 +12,8 @@ from orders.models import Order
 from orders.tasks import pack
 
 POISON, BUG = "Mr Poison", "Ms Bug"
+# Takes long enough to be found at it, on a busy machine too.
+SLOW, SLOW_SECONDS = "Mx Slow", 3
 
 find_crate = services._find_crate
 
@@ -21,6 +24,8 @@ def find_crate_or_die(order: Order, effort: float) -> tuple[int, str]:
             os.kill(os.getpid(), signal.SIGKILL)
         if order.name == BUG:
             raise ZeroDivisionError("a bug")
+    if order.name == SLOW:
+        time.sleep(SLOW_SECONDS)
     return find_crate(order, effort)
 
 

@@ -75,38 +75,73 @@ def children(fleet, name: str) -> list[psutil.Process]:
     return psutil.Process(fleet.running[name].pid).children()
 
 
-def at_the_bank(order: Order) -> bool:
-    """Whether a worker has taken the payment: it holds the lock of the task's row."""
-    row = Outbox.objects.get(task_id=order.task_id)
+def in_the_middle(order: Order) -> bool:
+    """Whether a worker is at the order's task: it holds the lock of the row, or has deleted it."""
+    order.refresh_from_db()
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted"
-            " AND (classid::bigint << 32) + objid::bigint = %s",
-            [ledger.TASK_LOCKS + row.seq],
+            "SELECT 1 FROM celeriac_outbox o, pg_locks l WHERE task_id = %s AND granted AND"
+            " ((l.locktype = 'advisory' AND l.objsubid = 1"
+            "   AND (l.classid::bigint << 32) + l.objid::bigint = %s + o.seq)"
+            "  OR (l.locktype = 'transactionid' AND l.transactionid = o.xmax))",
+            [order.task_id, ledger.TASK_LOCKS],
         )
         return cursor.fetchone() is not None
 
 
-@pytest.mark.spec("G3.4", "D1.2.5")
-def test_a_worker_killed_in_the_middle_of_an_order_ends_it_once(fleet, place, sink):
-    # Long enough to find four payments on their way on a busy machine.
-    fleet.start("cpu", "cpu2", "io", SHOP_BANK_SECONDS="3")
+def wait_until_all_are_at(step: Step, orders: list[Order]) -> None:
+    until(
+        lambda: all(in_the_middle(order) and order.step == step for order in orders),
+        20,
+        f"{len(orders)} orders are in the middle of {step}",
+    )
 
-    # Some child, in the middle of a payment.
-    order = place()
-    until(lambda: at_the_bank(order), 10, "a payment is on its way")
+
+@pytest.mark.spec("G3.4", "D1.2.5")
+def test_a_worker_killed_in_the_middle_of_packing_ends_the_order_once(fleet, place, sink):
+    fleet.start("cpu", "cpu2", "io")
+
+    # Some child.
+    order = place(name=poison.SLOW)
+    wait_until_all_are_at(Step.PACKING, [order])
     for child in children(fleet, "cpu") + children(fleet, "cpu2"):
         os.kill(child.pid, signal.SIGKILL)
     wait_for(order, Step.DONE, 20)
     assert_everything_once(order, sink)
 
     # A whole unit: nobody of it is left to tell.
-    orders = [place() for _ in range(4)]
-    until(lambda: all(at_the_bank(order) for order in orders), 10, "four payments are on their way")
+    orders = [place(name=poison.SLOW) for _ in range(4)]
+    wait_until_all_are_at(Step.PACKING, orders)
     fleet.kill("cpu")
     for order in orders:
         wait_for(order, Step.DONE, 30)
         assert_everything_once(order, sink)
+    assert not Outbox.objects.exists()
+    assert not Dead.objects.exists()
+
+
+@pytest.mark.spec("G3.4", "D1.2.5")
+def test_a_worker_killed_in_the_middle_of_payments_charges_each_once(fleet, place, sink):
+    fleet.start("cpu", "io", "io2", SHOP_BANK_SECONDS="3")
+    orders = [place() for _ in range(6)]
+    wait_until_all_are_at(Step.PAYMENT, orders)
+    fleet.kill("io")
+    for order in orders:
+        wait_for(order, Step.DONE, 30)
+        assert_everything_once(order, sink)
+    assert not Outbox.objects.exists()
+    assert not Dead.objects.exists()
+
+
+@pytest.mark.spec("G8.6")
+def test_a_rush_of_orders_ends_each_of_them_once(fleet, place, sink):
+    """More than all pools together can do at once."""
+    fleet.start("cpu", "io", SHOP_PACKING_EFFORT="0")
+    orders = [place(email=f"{n}@example.org") for n in range(80)]
+    for order in orders:
+        wait_for(order, Step.DONE, 60)
+        assert_everything_once(order, sink)
+    assert len(sink.mails) == len(orders)
     assert not Outbox.objects.exists()
     assert not Dead.objects.exists()
 

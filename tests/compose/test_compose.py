@@ -11,7 +11,8 @@ import pytest
 from support.compose import leftovers, until
 
 SERVICES = {"redis", "db", "mail", "web", "worker", "worker-io", "beat", "flower"}
-TAKEN = re.compile(r"payments\.charge\[\S+\] received")
+# A step of an order that each worker does.
+STEPS = {"worker": "orders.pack", "worker-io": "payments.charge"}
 LEASE = (
     "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid)"
     " WHERE locktype = 'advisory' AND granted AND application_name LIKE 'celeriac-beat%'"
@@ -57,7 +58,7 @@ def test_an_order_goes_through_both_pools(project, site, effects):
     found = site.finish(order, 60)
     assert found["step"] == "done"
     assert set(effects(order).values()) == {1}, effects(order)
-    for name, task in {"worker": "payments.charge", "worker-io": "emails.confirm"}.items():
+    for name, task in STEPS.items():
         assert f"task={task} " in project.log(name)
     # The web shows what a worker has drawn.
     assert site.request(found["crate"]["url"]).status == 200
@@ -88,12 +89,16 @@ def test_beat_ticks_and_a_second_one_waits(project):
     assert len(project.containers("beat")) == 1
 
 
-@pytest.mark.parametrize("name", ["worker", "worker-io"])
+def taken(project, name: str) -> int:
+    """How many tasks of its step a worker has begun."""
+    return len(re.findall(rf"{re.escape(STEPS[name])}\[\S+\] received", project.log(name)))
+
+
+@pytest.mark.parametrize("name", STEPS)
 def test_a_worker_that_is_killed_comes_back_and_every_order_ends_once(project, site, effects, name):
-    taken = len(TAKEN.findall(project.log("worker")))
-    before = project.state(name)["StartedAt"]
+    earlier, before = taken(project, name), project.state(name)["StartedAt"]
     orders = [site.place_order() for _ in range(4)]
-    until(lambda: len(TAKEN.findall(project.log("worker"))) > taken, 20, "a payment is taken")
+    until(lambda: taken(project, name) > earlier, 20, f"{name} has taken a step")
     project.kill(name)
     until(lambda: project.state(name)["StartedAt"] != before, 20, "the worker starts anew")
     for order in orders:
@@ -102,8 +107,11 @@ def test_a_worker_that_is_killed_comes_back_and_every_order_ends_once(project, s
 
 
 def test_a_worker_that_is_stopped_ends_its_tasks_first(project, site, effects):
+    earlier = taken(project, "worker")
     order = site.place_order()
+    until(lambda: taken(project, "worker") > earlier, 20, "the order is being packed")
     project("stop", "worker")
+    assert site.progress(order)["crate"]
     assert project.state("worker")["ExitCode"] == 0
     project("start", "worker")
     assert site.finish(order, 60)["step"] == "done"

@@ -46,20 +46,30 @@ TASK_LOCKS = 0x63656C << 40
 
 
 @pytest.fixture
-def at_the_bank(sql):
-    """Return a function that waits until a worker is in the middle of one of these payments."""
+def in_the_middle(sql):
+    """Return a function that waits until a worker is in the middle of this step of an order.
 
-    def wait(*paths: str) -> None:
+    It holds the lock of the task's row (atomic=False), or has deleted the row.
+    """
+
+    def wait(step: str, *paths: str) -> None:
         identities = ", ".join(f"'{path.strip('/').split('/')[-1]}'" for path in paths)
         query = (
-            "select count(*) from orders_order r join celeriac_outbox o using (task_id)"
-            " join pg_locks l on"
-            f" (l.classid::bigint << 32) + l.objid::bigint = {TASK_LOCKS} + o.seq"
-            f" where l.locktype = 'advisory' and l.objsubid = 1 and public_id in ({identities})"
+            "select count(*) from orders_order r join celeriac_outbox o using (task_id), pg_locks l"
+            f" where public_id in ({identities}) and step = '{step}' and l.granted and"
+            " (l.locktype = 'advisory' and l.objsubid = 1"
+            f" and (l.classid::bigint << 32) + l.objid::bigint = {TASK_LOCKS} + o.seq"
+            " or l.locktype = 'transactionid' and l.transactionid = o.xmax)"
         )
-        until(20, lambda: sql(query) != ["0"], "no worker took a payment")
+        until(20, lambda: sql(query) != ["0"], f"no worker was in the middle of {step}")
 
     return wait
+
+
+@pytest.fixture
+def at_the_bank(in_the_middle):
+    """Return a function that waits until a worker is in the middle of one of these payments."""
+    return lambda *paths: in_the_middle("payment", *paths)
 
 
 @pytest.fixture

@@ -15,10 +15,15 @@ ENDS_WITHIN = 40
 BACK_WITHIN = 30
 
 
+# The queue of each step that a worker is killed in.
+QUEUES = {"payment": "payments", "packing": "orders"}
+
+
 @pytest.fixture
-def unit(host, release, variables, app_name):
-    """The worker that takes payments; its count of restarts begins anew afterwards."""
-    name = next(pool["name"] for pool in variables["celery_pools"] if "default" in pool["queues"])
+def unit(host, release, variables, app_name, step):
+    """The worker that does this step; its count of restarts begins anew afterwards."""
+    queue = QUEUES[step]
+    name = next(pool["name"] for pool in variables["celery_pools"] if queue in pool["queues"])
     found = f"{app_name}-worker-{name}@{release.id}.service"
     yield found
     host.run(f"systemctl reset-failed {found}")
@@ -32,11 +37,13 @@ KILL = {
 
 
 @pytest.mark.spec("G3.4", "D1.2.5", "D6.3.4", "G8.4")
-@pytest.mark.parametrize("what", KILL)
-def test_all_orders_end_once(host, site, unit, effects, at_the_bank, what):
+@pytest.mark.parametrize(
+    ("step", "what"), [("payment", "the whole unit"), *(("packing", what) for what in KILL)]
+)
+def test_all_orders_end_once(host, site, unit, effects, in_the_middle, step, what):
     """Within seconds, though the broker would give their messages back after ten minutes."""
     orders = [site.place_order() for _ in range(4)]
-    at_the_bank(*orders)
+    in_the_middle(step, *orders)
     host.check_output(KILL[what].format(unit=unit))
 
     start = time.monotonic()

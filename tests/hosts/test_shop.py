@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -60,7 +61,7 @@ def test_each_effect_is_there_once(sql, row, table):
 @pytest.mark.spec("D6.1.1", "D2.2.3", "D6.1.4")
 @pytest.mark.parametrize(
     ("task", "kind"),
-    [("payments.charge", "prefork"), ("orders.pack", "prefork"), ("emails.confirm", "gevent")],
+    [("payments.charge", "gevent"), ("orders.pack", "prefork"), ("emails.confirm", "gevent")],
 )
 def test_its_tasks_ran_in_a_pool_that_suits_them(host, sql, row, variables, app_name, task, kind):
     number = sql(f"select id from orders_order where {row}")[0]
@@ -119,6 +120,28 @@ def test_the_mail_arrives_once(host, order, variables):
     identity = order[0].strip("/").split("/")[-1]
     found = host.check_output(f"grep -rl 'confirmation-{identity}@' /var/lib/mail-sink/new | wc -l")
     assert found == "1"
+
+
+@pytest.mark.spec("G8.6", "D7.2.6")
+def test_many_customers_at_once_are_all_served_once(inventory, sql):
+    """What bench/orders measures, in small."""
+    from support.site import Site
+
+    def buy(_: int) -> tuple[str, dict]:
+        visitor = Site.of(inventory.of(inventory.first("proxy")))
+        path = visitor.place_order()
+        return path.strip("/").split("/")[-1], visitor.finish(path, 2 * WITHIN)
+
+    with ThreadPoolExecutor(6) as customers:
+        ends = dict(customers.map(buy, range(18)))
+    assert {found["step"] for found in ends.values()} == {"done"}
+    identities = ", ".join(f"'{identity}'" for identity in ends)
+    for table in ("payments_payment", "orders_crate", "orders_invoice", "emails_mail"):
+        count = sql(
+            f"select count(*), count(distinct order_id) from {table} e"
+            f" join orders_order o on o.id = e.order_id where public_id in ({identities})"
+        )
+        assert count == ["18|18"], table
 
 
 @pytest.mark.parametrize("paper", ["crate", "invoice"])
