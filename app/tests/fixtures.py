@@ -313,9 +313,10 @@ class Fleet:
 
 
 # As in the topology of the deployment: prefork computes, gevent waits.
+WAITING = {"payments", "emails", "notifications"}
 QUEUES = {
-    "cpu": ["default", "orders", "reports"],
-    "io": ["payments", "emails", "notifications"],
+    "cpu": sorted(set(django_settings.DOMAINS.values()) - WAITING),
+    "io": sorted(set(django_settings.DOMAINS.values()) & WAITING),
 }
 LOWER_PRIORITIES = [f"\x06\x16{priority}" for priority in (3, 6, 9)]
 QUICK = ["--without-mingle", "--without-gossip"]

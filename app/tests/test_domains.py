@@ -16,8 +16,8 @@ from django.core.management import call_command
 from django_celery_beat.models import PeriodicTask
 
 from .fixtures import APP, QUEUES
+from .test_tasks import TOPOLOGY, queues_of
 
-TOPOLOGY = APP.parent / "group_vars/all/celery.yml"
 # What hangs on nothing else. Payments and e-mails are steps of an order (orders/steps.py).
 LOOSE = ["notifications", "reports"]
 
@@ -28,6 +28,8 @@ class Copy:
 
     root: Path
     without: str
+    # Of its own, for tests may run side by side.
+    number: int
     database: str
 
     def run(self, *command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -36,7 +38,7 @@ class Copy:
         env = {
             **{name: value for name, value in os.environ.items() if "XDIST" not in name},
             "DATABASE_URL": database._replace(path=f"/{self.database}").geturl(),
-            "CELERY_BROKER_URL": broker._replace(path=f"/{9 + LOOSE.index(self.without)}").geturl(),
+            "CELERY_BROKER_URL": broker._replace(path=f"/{9 + self.number}").geturl(),
             "PYTHONPATH": str(APP.parent / "runtime/src"),
         }
         return subprocess.run(
@@ -69,16 +71,8 @@ def copy(request, tmp_path) -> Copy:
     shutil.rmtree(tmp_path / "app" / domain)
     remove_line(tmp_path / "app/config/settings.py", f'"{domain}": "{settings.DOMAINS[domain]}",')
     remove_line(topology, f"- {settings.DOMAINS[domain]}")
-    return Copy(tmp_path, domain, database=f"without_{domain}")
-
-
-def queues_of(topology: Path) -> set[str]:
-    lists = re.findall(r"queues:\n((?: +- \w+\n)+)", topology.read_text())
-    return set(re.findall(r"- (\w+)", "".join(lists)))
-
-
-def test_the_workers_of_the_tests_are_those_of_the_topology():
-    assert queues_of(TOPOLOGY) == {queue for pool in QUEUES.values() for queue in pool}
+    number = 2 * LOOSE.index(domain) + ("orders" in request.function.__name__)
+    return Copy(tmp_path, domain, number, database=f"without_{number}")
 
 
 # What the others test where they touch each other; without reports, all that needs no real worker.
@@ -95,6 +89,13 @@ def test_nothing_else_knows_of_it(copy):
     )
     assert tests.returncode == 0, tests.stdout
     assert re.search(r"\d{3} passed", tests.stdout), tests.stdout
+
+
+def test_orders_go_through_without_it(copy):
+    """With real workers and Beat."""
+    test = "tests/test_real_workers.py::test_orders_go_through_and_beat_keeps_time"
+    tests = copy.run("-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", "--create-db", test)
+    assert tests.returncode == 0, tests.stdout
 
 
 def preflight(copy: Copy, queues: set[str], *arguments: str) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -22,6 +23,13 @@ from payments.models import BankEntry, Payment
 from payments.tasks import charge
 
 from .fixtures import APP, QUEUES, move_to
+
+TOPOLOGY = APP.parent / "group_vars/all/celery.yml"
+
+
+def queues_of(topology: Path) -> set[str]:
+    lists = re.findall(r"queues:\n((?: +- \w+\n)+)", topology.read_text())
+    return set(re.findall(r"- (\w+)", "".join(lists)))
 
 
 def own_tasks() -> list[str]:
@@ -67,6 +75,10 @@ def test_processor_work_and_waiting_have_queues_of_their_own():
     assert {queue_of(name) for name in own_tasks()} <= {*QUEUES["cpu"], *QUEUES["io"]}
     assert queue_of("orders.pack") in QUEUES["cpu"]
     assert {queue_of("payments.charge"), queue_of("emails.confirm")} <= set(QUEUES["io"])
+
+
+def test_the_workers_of_the_tests_are_those_of_the_topology():
+    assert queues_of(TOPOLOGY) == {queue for pool in QUEUES.values() for queue in pool}
 
 
 @pytest.mark.spec("D6.1.4", "D6.4.1")
