@@ -28,14 +28,14 @@ class TestPlacing:
     def test_the_payment_is_sent_after_the_commit(self, place, broker):
         with transaction.atomic():
             place()
-            assert broker.llen("default") == 0
-        assert broker.llen("default") == 1
+            assert broker.llen("payments") == 0
+        assert broker.llen("payments") == 1
 
     @pytest.mark.spec("D2.3.4", "D7.3.4")
     @pytest.mark.django_db(transaction=True)
     def test_a_message_carries_an_id_and_nothing_personal(self, place, broker):
         order = place(name="Ada Secret", email="secret@example.org")
-        message = broker.lindex("default", 0).decode()
+        message = broker.lindex("payments", 0).decode()
         body = json.loads(base64.b64decode(json.loads(message)["body"]))
         assert body[0] == [order.pk]
         assert body[1] == {}
@@ -50,7 +50,7 @@ class TestPlacing:
 
         with pytest.raises(RuntimeError):
             place_and_fail()
-        assert broker.llen("default") == 0
+        assert broker.llen("payments") == 0
         assert not Order.objects.exists()
         assert not Outbox.objects.exists()
 
