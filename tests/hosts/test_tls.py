@@ -1,23 +1,15 @@
 """The certificate: what visitors verify, and who can read its key."""
 
-import socket
 import ssl
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
 
+from support.site import scan, shown
+
 testinfra_hosts = ["ansible://proxy"]
 JOURNAL = ("nginx.service",)
-
-
-def shown(site, context=None, name=None) -> bytes:
-    """Return the certificate that nginx shows, after the handshake has verified it."""
-    with (
-        socket.create_connection((site.address, 443), timeout=10) as plain,
-        (context or site.context).wrap_socket(plain, server_hostname=name or site.domain) as secure,
-    ):
-        return secure.getpeercert(binary_form=True)
 
 
 @pytest.fixture
@@ -47,6 +39,13 @@ def test_it_covers_every_name_of_the_site(certificate, variables):
 def test_it_is_renewed_in_time(certificate, variables):
     left = certificate.not_valid_after_utc - datetime.now(UTC)
     assert left > timedelta(days=variables["certificates_renew_days"] - 7)
+
+
+def test_it_is_what_mozilla_recommends(site, variables):
+    """What it calls intermediate: protocols, ciphers, curves, and the certificate itself."""
+    own_ca = variables["certificates_source"] == "own_ca"
+    said = scan(site, variables["celeriac_ca_file"] if own_ca else None)
+    assert "OK - Compliant" in said, said
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

@@ -271,6 +271,25 @@ def test_a_file_that_is_not_named_is_asked_for(preflight, tmp_path_factory, vari
     assert f"{variable} is not set" in preflight.refuse()
 
 
+def test_a_name_that_no_public_ca_signs_is_refused(preflight):
+    preflight.variables |= {
+        "app_domain": "localhost",
+        "certificates_source": "acme",
+        "certificates_acme_email": "ada@example.org",
+    }
+    assert "certificates_names has localhost, which a public CA does not sign" in preflight.refuse()
+
+
+def test_a_public_ca_needs_somebody_to_warn(preflight):
+    preflight.variables |= {"certificates_source": "acme"}
+    assert "certificates_acme_email is ''; write the address" in preflight.refuse()
+
+
+def test_a_network_that_nginx_cannot_read_is_refused(preflight):
+    preflight.variables["nginx_staff_networks"] = ["office"]
+    assert "nginx_staff_networks has 'office'" in preflight.refuse()
+
+
 def test_a_good_pair_of_files_is_taken(preflight, tmp_path_factory):
     preflight.variables |= make_certificate(tmp_path_factory.mktemp("files"))
     assert "UNREACHABLE" in preflight.run().stdout

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from support.inventory import Variables
+from support.inventory import ROOT, Variables
 
 FINISHED = ("done", "failed")
 
@@ -160,6 +164,41 @@ class Site:
             assert time.monotonic() < end, f"after {seconds} s the order stands at {found}"
             time.sleep(0.2)
         return found
+
+
+def shown(site: Site, context: ssl.SSLContext | None = None, name: str | None = None) -> bytes:
+    """Return the certificate that the site shows (DER), after the handshake has verified it."""
+    with (
+        socket.create_connection((site.address, 443), timeout=10) as plain,
+        (context or site.context).wrap_socket(plain, server_hostname=name or site.domain) as secure,
+    ):
+        return secure.getpeercert(binary_form=True) or b""
+
+
+def scan(site: Site, ca: str | None) -> str:
+    """Hold the site's TLS against Mozilla's intermediate profile; return what sslyze says."""
+    trusted = ["--certinfo_ca_file", ca] if ca else []
+    command = ["--mozilla_config", "intermediate", *trusted, "--sni", site.domain]
+    return subprocess.run(
+        [python_of_sslyze(), "-m", "sslyze", *command, f"{site.address}:443"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ).stdout
+
+
+@cache
+def python_of_sslyze() -> Path:
+    """Return the interpreter of a venv that is exactly what requirements/sslyze.txt says."""
+    venv = ROOT / ".venv-sslyze"
+    uv = Path(sys.executable).parent / "uv"
+    environment = {**os.environ, "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true"}
+    if not venv.is_dir():
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, venv], check=True)
+    sync = ["pip", "sync", "--quiet", "--require-hashes", "--python", venv]
+    lock = ROOT / "requirements/sslyze.txt"
+    subprocess.run([uv, *sync, lock], check=True, env=environment)
+    return venv / "bin/python"
 
 
 def address_of(variables: Variables) -> str:
