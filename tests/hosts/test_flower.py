@@ -94,6 +94,17 @@ def test_on_its_own_host_it_asks_for_the_password_too(inside):
     assert inside("workers")[0] == 401
 
 
+@pytest.mark.parametrize(
+    "page", ["api/worker/shutdown/{}", "api/worker/pool/grow/{}", "api/task/revoke/{}"]
+)
+def test_it_shows_and_changes_nothing(site, path, login, variables, page):
+    """A stolen password stops no worker."""
+    refused = 403 if variables["flower_read_only"] else 404
+    answer = site.request(path + page.format("nobody@nowhere"), data={"n": "1"}, login=login)
+    assert answer.status == refused, answer.text[:300]
+    assert site.request(f"{path}api/tasks?limit=1", login=login).status == 200
+
+
 @pytest.mark.spec("D7.1.3", "G7.6", "G7.1")
 def test_it_sees_every_pool_as_online(inside, pool, release):
     online = [

@@ -1,6 +1,8 @@
 """nginx: the only door. HTTPS for our names alone, each header once, files served by itself."""
 
 import http.client
+import ipaddress
+import json
 import re
 import socket
 import ssl
@@ -73,6 +75,85 @@ def test_every_page_has_the_header_exactly_once(site, path, name, value):
 def test_hsts_is_sent_everywhere(site, variables, path):
     sent = site.request(path).all("Strict-Transport-Security")
     assert sent == [f"max-age={variables['nginx_hsts_seconds']}"]
+
+
+@pytest.mark.parametrize("path", ["/", "/admin/login/", "/operations/", "/there/is/no/such/page/"])
+def test_no_page_may_run_what_somebody_has_injected(site, path):
+    (policy,) = site.request(path).all("Content-Security-Policy")
+    assert "unsafe" not in policy
+    assert {"default-src 'self'", "object-src 'none'", "base-uri 'self'"} <= set(policy.split("; "))
+
+
+def test_flower_may_run_no_script_in_a_page(site, variables):
+    """Its tables bring styles along."""
+    (policy,) = site.request(variables["nginx_flower_path"]).all("Content-Security-Policy")
+    assert "default-src 'self'" in policy
+    assert "script-src" not in policy
+
+
+@pytest.fixture(scope="module")
+def from_here(host, variables):
+    """Return a function that asks nginx on its own host, from a loopback address; the statuses."""
+    code = (
+        "import http.client, json, socket, ssl\n"
+        "context = ssl.create_default_context()\n"
+        "context.check_hostname, context.verify_mode = False, ssl.CERT_NONE\n"
+        "def ask(source, method, path):\n"
+        "    plain = socket.create_connection(('127.0.0.1', 443), 10, (source, 0))\n"
+        "    c = http.client.HTTPSConnection({domain!r})\n"
+        "    c.sock = context.wrap_socket(plain, server_hostname={domain!r})\n"
+        "    c.request(method, path, headers={{'Content-Length': '0', 'Connection': 'close'}})\n"
+        "    return c.getresponse().status\n"
+        "print(json.dumps([ask(*each) for each in {asked!r}]))"
+    )
+
+    def ask(*asked: tuple[str, str, str]) -> list[int]:
+        filled = code.format(domain=variables["app_domain"], asked=list(asked))
+        return json.loads(host.check_output("python3 -c %s", filled))
+
+    return ask
+
+
+@pytest.mark.spec("D7.2.3")
+def test_the_pages_of_staff_are_for_their_networks_alone(from_here, variables):
+    networks = variables["nginx_staff_networks"]
+    inside = any(
+        network == "all" or ipaddress.ip_address("127.0.0.1") in ipaddress.ip_network(network)
+        for network in networks
+    )
+    paths = [*variables["nginx_staff_paths"], variables["nginx_flower_path"]]
+    statuses = from_here(*(("127.0.0.1", "GET", path) for path in paths))
+    if inside:
+        assert 403 not in statuses
+    else:
+        assert set(statuses) == {403}
+    assert from_here(("127.0.0.1", "GET", "/")) != [403]
+
+
+def test_from_one_of_their_networks_they_ask_for_a_password(site, variables):
+    for path in variables["nginx_staff_paths"]:
+        assert site.request(path).status in (302, 404), path
+    assert site.request(variables["nginx_flower_path"]).status == 401
+
+
+def test_nobody_tries_passwords_as_fast_as_he_can(from_here, site, variables):
+    """Whoever does is held up, by address; his other pages and everybody else's logins are not."""
+    allowed = variables["nginx_login_per_minute"]
+    (path,) = variables["nginx_login_paths"]
+    guess = ("127.0.0.77", "POST", path)
+    statuses = from_here(*[guess] * (allowed + 8))
+    assert 429 not in statuses[: allowed + 1]
+    assert statuses[-1] == 429
+    assert from_here(("127.0.0.77", "GET", "/")) == [site.request("/").status]
+    assert 429 not in from_here(("127.0.0.78", "POST", path))
+
+
+def test_nor_flowers_password(from_here, variables):
+    most = 6 * variables["nginx_flower_per_second"]
+    guess = ("127.0.0.79", "GET", variables["nginx_flower_path"])
+    statuses = from_here(*[guess] * (2 * most))
+    assert 429 in statuses
+    assert 429 not in statuses[: most // 2]
 
 
 def test_no_header_tells_versions(site):
