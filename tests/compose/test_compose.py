@@ -51,6 +51,9 @@ def test_only_this_machine_reaches_it(project):
         for binding in bindings or ()
     }
     assert published == {("web", "8000/tcp", "127.0.0.1"), ("flower", "5555/tcp", "127.0.0.1")}
+    # The tests choose other ports; these are what people get.
+    ports = re.findall(r"_PUBLISH:-([^}]+)}", (project.folder / "app/compose.yaml").read_text())
+    assert ports == ["127.0.0.1:8000", "127.0.0.1:5555"]
 
 
 def test_an_order_goes_through_both_pools(project, site, effects):
