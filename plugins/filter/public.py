@@ -7,7 +7,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 
-def network_problems(networks: list[str]) -> list[str]:
+def staff_network_problems(networks: list[str]) -> list[str]:
     """Return a sentence for each item of nginx_staff_networks that nginx would not read."""
     problems = []
     if not networks:
@@ -73,4 +73,4 @@ class FilterModule:
     """What Ansible loads."""
 
     def filters(self) -> dict[str, Callable[..., list[str]]]:
-        return {"network_problems": network_problems, "acme_problems": acme_problems}
+        return {"staff_network_problems": staff_network_problems, "acme_problems": acme_problems}

@@ -16,14 +16,14 @@ def load_plugin():
 
 
 filters = load_plugin().FilterModule().filters()
-network_problems, acme_problems = filters["network_problems"], filters["acme_problems"]
+staff_network_problems, acme_problems = filters["staff_network_problems"], filters["acme_problems"]
 
 
 @pytest.mark.parametrize(
     "networks", [["all"], ["192.0.2.1"], ["192.0.2.0/24", "2001:db8::/32", "::1"]]
 )
 def test_networks_that_nginx_reads(networks):
-    assert network_problems(networks) == []
+    assert staff_network_problems(networks) == []
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_networks_that_nginx_reads(networks):
     ],
 )
 def test_networks_that_it_does_not_read(networks, words):
-    (problem,) = network_problems(networks)
+    (problem,) = staff_network_problems(networks)
     assert words in problem
 
 
