@@ -62,6 +62,7 @@ class Project:
             "APP_IMAGE": NAME,
             "WEB_PUBLISH": "127.0.0.1:0",
             "FLOWER_PUBLISH": "127.0.0.1:0",
+            "SHOP_PACKING_EFFORT": "0.5",
         }
         plugin = subprocess.run(
             ["docker", "compose", "version"], env=self.env, capture_output=True, check=False
