@@ -44,14 +44,6 @@ def unhealthy(app: Path) -> None:
     page.write_text(text.replace(head, f"{head}    raise RuntimeError('no health today')\n"))
 
 
-def renamed_task(app: Path) -> None:
-    """Give a periodic task another name; the row of the schedule keeps the old one."""
-    for path in (app / "orders/tasks.py", app / "orders/schedule.py"):
-        text = path.read_text()
-        assert text.count("orders.count_today") == 1
-        path.write_text(text.replace("orders.count_today", "orders.count_now"))
-
-
 BROKEN = {
     "a task module that cannot be imported": (
         append("\nimport there_is_no_such_module\n", "orders", "tasks.py"),
@@ -64,10 +56,6 @@ BROKEN = {
             "\nCELERY_TASK_ROUTES['emails.*'] = {'queue': 'nowhere'}\n", "config", "settings.py"
         ),
         "queue 'nowhere' has no consumer",
-    ),
-    "a task that the schedule knows by another name": (
-        renamed_task,
-        "runs 'orders.count_today', which is not registered",
     ),
 }
 
