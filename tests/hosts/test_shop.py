@@ -123,12 +123,11 @@ def test_the_mail_arrives_once(host, order, variables):
 
 
 @pytest.mark.spec("G8.6", "D7.2.6")
-def test_many_customers_at_once_are_all_served_once(inventory, sql):
+def test_many_customers_at_once_are_all_served_once(site, sql):
     """What bench/orders measures, in small."""
-    from support.site import Site
 
     def buy(_: int) -> tuple[str, dict]:
-        visitor = Site.of(inventory.of(inventory.first("proxy")))
+        visitor = site.another()
         path = visitor.place_order()
         return path.strip("/").split("/")[-1], visitor.finish(path, 2 * WITHIN)
 

@@ -13,7 +13,7 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,10 @@ class Site:
             context=ssl.create_default_context(cafile=ca),
             public_port=int(variables["nginx_public_https_port"]),
         )
+
+    def another(self) -> Site:
+        """Return another visitor, who brings no cookies."""
+        return replace(self, cookies={})
 
     @property
     def host_header(self) -> str:
