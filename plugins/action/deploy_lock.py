@@ -11,11 +11,19 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 
+def user() -> str:
+    """The name of whoever runs this; in a container it may be a number without a name."""
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
+
+
 def this_run() -> dict[str, Any]:
     """Who runs this ansible-playbook, where, and in which process; tasks run in a child of it."""
     parent = multiprocessing.parent_process()
     return {
-        "who": os.environ.get("SUDO_USER") or getpass.getuser(),
+        "who": user(),
         "machine": socket.gethostname(),
         "process": parent.pid if parent else os.getpid(),
     }

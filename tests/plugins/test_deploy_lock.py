@@ -83,6 +83,13 @@ def test_a_stale_one_is_taken_over_and_history_says_so(lock, how):
     assert "alice@desk  ended without a word" in said["history"][0]
 
 
+def test_a_user_without_a_name_has_a_number(monkeypatch):
+    found = action()
+    monkeypatch.delenv("SUDO_USER", raising=False)
+    monkeypatch.setattr(found.getpass, "getuser", lambda: {}["nobody"])
+    assert found.user() == str(os.getuid())
+
+
 def test_a_run_has_ended_when_its_process_is_gone_from_this_machine():
     has_ended = action().has_ended
     here = {"machine": socket.gethostname(), "process": os.getpid()}
