@@ -134,9 +134,17 @@ STATIC_ROOT = DATA_DIR / "static"
 STATICFILES_DIRS = [BASE_DIR / "static"]
 MEDIA_URL = "/media/"
 MEDIA_ROOT = DATA_DIR / "media"
+# Workers write papers that web servers hand out: in a folder, or in the database where these are on
+# different hosts. A step that runs again writes the same file again, not a second one beside it.
+APP_FILES = env.text("APP_FILES", write="folder", default="folder")
+if APP_FILES not in ("folder", "database"):
+    raise ImproperlyConfigured(
+        f"APP_FILES is {APP_FILES!r}. Write APP_FILES=folder or APP_FILES=database"
+    )
 STORAGES = {
-    # A step that runs again writes the same file again, not a second one beside it.
-    "default": {
+    "default": {"BACKEND": "celeriac.files.DatabaseStorage"}
+    if APP_FILES == "database"
+    else {
         "BACKEND": "django.core.files.storage.FileSystemStorage",
         "OPTIONS": {"allow_overwrite": True},
     },

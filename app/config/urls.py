@@ -4,6 +4,8 @@ from django.contrib import admin
 from django.contrib.staticfiles.urls import staticfiles_urlpatterns
 from django.urls import include, path
 
+from celeriac.files import serve
+
 from . import domains
 from .health import health
 
@@ -15,6 +17,9 @@ urlpatterns = [
     path("operations/", include("celeriac.urls")),
     *(path("", include(pages)) for pages in domains.modules("urls")),
 ]
+
+if settings.APP_FILES == "database":
+    urlpatterns.append(path("media/<path:name>", serve))
 
 if settings.DEBUG:
     # Elsewhere nginx serves both.

@@ -57,7 +57,7 @@ def open_here(
     """
     found = []
     for need in needs:
-        if host not in hosts_in(groups, need["on"]):
+        if host not in hosts_in(groups, need["groups"]):
             continue
         rule = {"what": need["what"], "ports": [int(port) for port in need["ports"]]}
         if need["from"] == ANYWHERE:
@@ -68,6 +68,23 @@ def open_here(
         if known and rule["ports"]:
             found.append(rule | {"from": known})
     return found
+
+
+def firewall_sources(addresses: Sequence[str]) -> list[str]:
+    """Return how nft matches these addresses or networks: a match for each family of them.
+
+    No address at all is one empty match, which anybody meets.
+    """
+    if not addresses:
+        return [""]
+    families = {4: "ip", 6: "ip6"}
+    found: dict[int, list[str]] = {}
+    for text in addresses:
+        found.setdefault(ipaddress.ip_network(text, strict=False).version, []).append(str(text))
+    return [
+        f"{families[version]} saddr {{ {', '.join(members)} }} "
+        for version, members in sorted(found.items())
+    ]
 
 
 def network_problems(addresses: Mapping[str, str]) -> list[str]:
@@ -102,6 +119,20 @@ def network_problems(addresses: Mapping[str, str]) -> list[str]:
     return problems
 
 
+def parts_left(paths: Iterable[str], app: str, wanted: Sequence[str]) -> list[str]:
+    """Return the parts of which a host has files, such as units, but that are not `wanted`.
+
+    The parts are web, worker, beat, metrics, flower, inner (what it serves to other hosts) and
+    proxy.
+    """
+    name = re.compile(
+        rf"{re.escape(app)}(?:-(?P<part>web|worker|beat|metrics|flower|inner)\b.*)?\.(?:service|conf)"
+    )
+    matches = filter(None, (name.fullmatch(path.rsplit("/", 1)[-1]) for path in paths))
+    found = {match["part"] or "proxy" for match in matches}
+    return sorted(found - set(wanted))
+
+
 def _address(text: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(str(text))
@@ -116,10 +147,12 @@ class FilterModule:
         """Return the filters of this file."""
         return {
             "as_network": as_network,
+            "firewall_sources": firewall_sources,
             "hosts_in": hosts_in,
             "hosts_of_parts": hosts_of_parts,
             "in_url": in_url,
             "network_problems": network_problems,
             "only_address": only_address,
+            "parts_left": parts_left,
             "open_here": open_here,
         }

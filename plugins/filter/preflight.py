@@ -16,7 +16,7 @@ HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 POOL_NAME = re.compile(r"[a-z][a-z0-9]*")
 # Ansible's own variables, and those of the test hosts' containers.
 FOREIGN_PREFIXES = ("ansible_", "inventory_", "molecule_", "test_host_")
-SINGLE = ("postgresql", "redis")
+SINGLE = ("postgresql", "redis", "flower")
 NEEDED = ("postgresql", "redis", "web", "beat", "flower", "proxy")
 
 
@@ -103,8 +103,12 @@ def topology_problems(
     workers: Sequence[Mapping[str, Any]],
     groups: Mapping[str, Sequence[str]],
     beat_lease: bool = True,
+    limit: str = "",
 ) -> list[str]:
-    """Return a message for each thing in inventory and `celery_workers` that cannot work."""
+    """Return a message for each thing in inventory and `celery_workers` that cannot work.
+
+    `limit` is what --limit says: only a run of all hosts stops the Beat of a host that left.
+    """
     problems = [
         f"The inventory has no host in the group {group}; write one in hosts.yml."
         for group in NEEDED
@@ -122,12 +126,16 @@ def topology_problems(
             f"Two active Beats: the group beat has {', '.join(beats)} and celery_beat_lease is "
             "false, so each schedule would run twice. Write celery_beat_lease: true, or one host."
         )
+    if limit and not beat_lease:
+        problems.append(
+            f"This run is limited to {limit} and celery_beat_lease is false, so another host may "
+            "still run a Beat. Write celery_beat_lease: true, or run without --limit."
+        )
     if not workers:
         problems.append("celery_workers is empty; write at least one item with name and queues.")
     for name, count in Counter(str(worker.get("name")) for worker in workers).items():
         if count > 1:
             problems.append(f"celery_workers has {count} pools with the name {name}; rename one.")
-    used = {group: hosts for group, hosts in groups.items() if group in NEEDED}
     for worker in workers:
         name = str(worker.get("name"))
         if not POOL_NAME.fullmatch(name):
@@ -141,13 +149,11 @@ def topology_problems(
                 f"celery_workers: the pool {name} consumes nothing; write queues: [default]."
             )
         group = str(worker.get("hosts", "workers"))
-        used[group] = groups.get(group, [])
         if not groups.get(group):
             problems.append(
                 f"celery_workers: the pool {name} runs on the group {group}, which has no host in "
                 "the inventory; write the group's hosts in hosts.yml, or another group in hosts."
             )
-    problems += _crossing_problems(used)
     return problems
 
 
@@ -162,19 +168,6 @@ def pools_for_check(
         | {"hosts": len(groups.get(worker.get("hosts", "workers"), []))}
         for worker in workers
     ]
-
-
-def _crossing_problems(used: Mapping[str, Sequence[str]]) -> list[str]:
-    """Refuse connections between hosts: they are not encrypted yet."""
-    hosts = sorted({host for members in used.values() for host in members})
-    if len(hosts) < 2:
-        return []
-    places = "; ".join(f"{group}: {', '.join(members)}" for group, members in used.items())
-    problem = (
-        f"The deployment spans {len(hosts)} hosts ({places}), and connections between hosts are "
-        "not encrypted yet; write the same one host in every group."
-    )
-    return [problem]
 
 
 class FilterModule:

@@ -24,7 +24,7 @@ def path(variables):
 @pytest.fixture(scope="module")
 def inside(host, variables):
     """Return a function that asks Flower on its own host, without a password: status and body."""
-    base = f"http://{variables['nginx_flower_address']}{variables['nginx_flower_path']}"
+    base = f"http://127.0.0.1:{variables['flower_port']}{variables['nginx_flower_path']}"
 
     def ask(page: str) -> tuple[int, str]:
         code = (

@@ -1,14 +1,40 @@
-"""What can be reached from outside: nginx and ssh, nothing else."""
+"""Who can reach what: each port is open to those who need it, and nothing else is open at all."""
 
+import base64
+import json
 import re
 import socket
 
 import pytest
 
+from support.site import address_of
+
 testinfra_hosts = ["ansible://all"]
 
-PUBLIC = {"nginx", "sshd"}
 LOOPBACK = re.compile(r"^(127\.|\[::1\])")
+# Which parts the hosts of a group may reach; what is not here is refused. People reach the proxy.
+NEEDS = {
+    "web": {"postgresql", "redis"},
+    "beat": {"postgresql", "redis"},
+    "workers": {"postgresql", "redis"},
+    "flower": {"redis"},
+    "proxy": {"web", "flower"},
+    "monitoring": {"metrics"},
+}
+PUBLIC = (80, 443)
+
+# A port that does not answer within the second is as closed as one that refuses.
+KNOCK = """
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def opens(door):
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex(tuple(door)) == 0
+doors = json.loads(sys.argv[1])
+with ThreadPoolExecutor(32) as many:
+    print(json.dumps([door for door, found in zip(doors, many.map(opens, doors)) if found]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -21,45 +47,128 @@ def listeners(host):
     ]
 
 
-def ports(variables, group_names):
-    """The ports of the parts on a host that only loopback may reach."""
-    found = {
-        "postgresql": [variables["postgresql_port"]],
-        "redis": [item["port"] for item in variables["redis_instances"]],
-        "flower": [variables["flower_port"]],
-        "mail_sink": [variables["mail_sink_port"]],
-        "beat": [variables["metrics_port"]] if variables["metrics_enabled"] else [],
-    }
-    return [int(port) for group in group_names for port in found.get(group, [])]
+def roles(variables):
+    """What the host is, in the words of NEEDS; a group of workers of any name is one of workers."""
+    names = set(variables["group_names"])
+    workers = {"workers"} if names & set(variables["celery_worker_groups"]) else set()
+    return workers | (names & set(NEEDS)) | (names & {"postgresql", "redis"})
+
+
+def inner(variables):
+    """The ports of the parts on a host that people never reach, by part."""
+    names = variables["group_names"]
+    many = variables["celeriac_many_hosts"]
+    found = {}
+    if "postgresql" in names:
+        found["postgresql"] = {int(variables["postgresql_port"])}
+    if "redis" in names:
+        found["redis"] = {int(item["port"]) for item in variables["redis_instances"]}
+    if "web" in names and many:
+        found["web"] = {int(variables["nginx_inner_app_port"])}
+    if "flower" in names:
+        found["flower"] = {int(variables["nginx_inner_flower_port" if many else "flower_port"])}
+    if "beat" in names and variables["metrics_enabled"]:
+        port = variables["nginx_inner_metrics_port" if many else "metrics_port"]
+        found["metrics"] = {int(port)}
+    return found
+
+
+def ports(variables):
+    """All these ports of one host."""
+    return {port for numbers in inner(variables).values() for port in numbers}
 
 
 @pytest.mark.spec("D7.3.1", "D7.3.2")
-def test_only_nginx_and_ssh_listen_on_public_addresses(listeners):
-    public = {row for row in listeners if not LOOPBACK.match(row[0])}
-    assert {row for row in public if row[2] not in PUBLIC} == set()
-
-
-def test_nginx_listens_on_the_two_ports_of_the_web_and_no_other(listeners, variables):
-    found = {int(row[1]) for row in listeners if row[2] == "nginx"}
-    assert found == ({80, 443} if "proxy" in variables["group_names"] else set())
+def test_only_what_others_need_listens_beyond_loopback(listeners, variables):
+    """SSH and, on a proxy, HTTP and HTTPS at any address; of the rest what another host needs."""
+    public = {(row[0], int(row[1]), row[2]) for row in listeners if not LOOPBACK.match(row[0])}
+    others = {row for row in public if row[2] != "sshd"}
+    if "proxy" in variables["group_names"]:
+        others = {row for row in others if (row[1], row[2]) not in [(80, "nginx"), (443, "nginx")]}
+    if variables["celeriac_many_hosts"]:
+        shared = {(variables["host_address"], port) for port in ports(variables)}
+        assert {row[:2] for row in others} == shared
+    else:
+        assert others == set()
 
 
 def test_everything_else_listens_on_loopback(listeners, variables):
-    inner = {int(row[1]) for row in listeners if LOOPBACK.match(row[0])}
-    assert set(ports(variables, variables["group_names"])) <= inner
+    here = {int(row[1]) for row in listeners if LOOPBACK.match(row[0])}
+    wanted = {
+        int(variables[f"{part}_port"])
+        for part in ("postgresql",)
+        if part in variables["group_names"]
+    }
+    if "flower" in variables["group_names"]:
+        wanted.add(int(variables["flower_port"]))
+    if "mail_sink" in variables["group_names"]:
+        wanted.add(int(variables["mail_sink_port"]))
+    if "beat" in variables["group_names"] and variables["metrics_enabled"]:
+        wanted.add(int(variables["metrics_port"]))
+    assert wanted <= here
 
 
-def test_from_outside_only_the_web_answers(variables, site):
-    closed = ports(variables, variables["group_names"])
-    assert reachable(site.address, [80, 443, *closed]) == [80, 443]
+def test_what_no_rule_opens_is_dropped(host, variables):
+    if not variables["firewall_enabled"]:
+        pytest.skip("the operator has a filter of their own")
+    rules = json.loads(host.check_output("nft --json list table inet celeriac"))["nftables"]
+    chains = [item["chain"] for item in rules if "chain" in item]
+    assert [(chain["hook"], chain["policy"]) for chain in chains] == [("input", "drop")]
+    assert host.service("nftables").is_enabled
 
 
-def reachable(address: str, wanted: list[int]) -> list[int]:
-    """Return which of the ports accept a connection."""
-    found = []
-    for port in wanted:
-        with socket.socket() as client:
-            client.settimeout(2)
-            if client.connect_ex((address, port)) == 0:
-                found.append(port)
-    return found
+def test_from_outside_only_the_web_answers(variables):
+    address = address_of(variables)
+    found = {port for port in (*PUBLIC, *ports(variables)) if reachable(address, port)}
+    assert found == (set(PUBLIC) if "proxy" in variables["group_names"] else set())
+
+
+def reachable(address: str, port: int) -> bool:
+    """Tell whether the port accepts a connection from here."""
+    with socket.socket() as client:
+        client.settimeout(1)
+        return client.connect_ex((address, port)) == 0
+
+
+@pytest.fixture(scope="module")
+def knock(host):
+    """Return a function that tells which of some doors, address and port, open to this host."""
+
+    def ask(doors):
+        script = base64.b64encode(KNOCK.encode()).decode()
+        command = f"echo {script} | base64 -d | python3 - %s"
+        return {tuple(door) for door in json.loads(host.check_output(command, json.dumps(doors)))}
+
+    return ask
+
+
+def test_this_host_reaches_what_it_needs_and_nothing_else(
+    knock, variables, inventory, many_hosts, figure
+):
+    me = variables["inventory_hostname"]
+    mine = roles(variables)
+    needed = {part for role in mine for part in NEEDS.get(role, set())}
+    doors, expected = [], set()
+    for name in inventory.groups["all"]:
+        if name == me:
+            continue
+        other = inventory.of(name)
+        address = other["host_address"]
+        public = set(PUBLIC) if "proxy" in other["group_names"] else set()
+        doors += [(address, port) for port in sorted({*PUBLIC, *ports(other)})]
+        expected |= {(address, port) for port in public}
+        for part, numbers in inner(other).items():
+            if part in needed:
+                expected |= {(address, port) for port in numbers}
+    found = knock(doors)
+    names = {inventory.of(name)["host_address"]: name for name in inventory.groups["all"]}
+    reached = ", ".join(f"{names[address]}:{port}" for address, port in sorted(found))
+    figure(f"ports: {me} ({', '.join(sorted(mine)) or 'no part'}) reaches {reached or 'nothing'}")
+    assert found == expected
+
+
+def test_it_could_knock(knock, variables, inventory, many_hosts):
+    """The same way finds a door that is open to everybody: SSH of a host, HTTPS of a proxy."""
+    proxies = [inventory.of(name)["host_address"] for name in inventory.groups["proxy"]]
+    others = [(address, 443) for address in proxies if address != variables["host_address"]]
+    assert knock(others) == set(others)

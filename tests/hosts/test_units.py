@@ -19,6 +19,8 @@ def wanted(variables, release, app_name):
     found = {f"worker-{pool['name']}" for pool in variables["celery_pools"]}
     found |= {group for group in ("web", "beat") if group in groups}
     found |= {"metrics"} if "beat" in groups and variables["metrics_enabled"] else set()
+    if not found and "flower" not in groups:
+        pytest.skip("no part of the app runs here")
     instances = {name: f"{app_name}-{name}@{release.id}.service" for name in found}
     return instances | ({"flower": f"{app_name}-flower.service"} if "flower" in groups else {})
 

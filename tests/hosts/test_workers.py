@@ -20,6 +20,13 @@ print(json.dumps(found, default=str))
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def runs_workers(variables):
+    """Skip on hosts of other parts."""
+    if not variables["celery_pools"]:
+        pytest.skip("no workers run here")
+
+
 @pytest.fixture(scope="module")
 def workers(release, variables):
     """What every worker says of itself, by its name."""

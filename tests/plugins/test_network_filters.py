@@ -64,7 +64,7 @@ def test_one_address_as_a_network(address, network):
 
 def opened(host, what, on, wanted, ports=(5432,)):
     """Return what this one need opens on the host."""
-    need = {"what": what, "on": on, "ports": list(ports), "from": wanted}
+    need = {"what": what, "groups": on, "ports": list(ports), "from": wanted}
     return FILTERS["open_here"]([need], host, GROUPS, ADDRESSES)
 
 
@@ -89,6 +89,18 @@ def test_what_nobody_else_needs_stays_closed():
     assert opened("work", "metrics", ["beat"], ["monitoring"]) == []
     assert opened("work", "itself", ["beat"], ["cpu"]) == []
     assert opened("work", "of a host without address", ["beat"], ["others"]) == []
+
+
+@pytest.mark.parametrize(
+    ("addresses", "matches"),
+    [
+        ([], [""]),
+        (["10.0.0.1", "10.0.0.2"], ["ip saddr { 10.0.0.1, 10.0.0.2 } "]),
+        (["fd00::1", "10.0.0.0/8"], ["ip saddr { 10.0.0.0/8 } ", "ip6 saddr { fd00::1 } "]),
+    ],
+)
+def test_addresses_as_nft_matches_them(addresses, matches):
+    assert FILTERS["firewall_sources"](addresses) == matches
 
 
 def test_names_and_addresses_that_work_are_let_through():
@@ -124,3 +136,23 @@ def test_two_hosts_of_one_address_are_refused():
     assert said == [
         "host_address is 10.0.0.1 for a, b; write for each host the address that is its own."
     ]
+
+
+UNITS = "/etc/systemd/system"
+SITES = "/etc/nginx/sites-enabled"
+
+
+@pytest.mark.parametrize(
+    ("paths", "wanted", "left"),
+    [
+        ([f"{UNITS}/shop-web@.service", f"{UNITS}/shop-web.service"], ["web"], []),
+        ([f"{UNITS}/shop-web@.service", f"{UNITS}/shop-web.service"], ["worker"], ["web"]),
+        ([f"{UNITS}/shop-worker-cpu@.service"], [], ["worker"]),
+        ([f"{UNITS}/shop-flower.service", f"{UNITS}/shop-beat@.service"], ["beat"], ["flower"]),
+        ([f"{SITES}/shop.conf", f"{SITES}/shop-inner.conf"], ["inner"], ["proxy"]),
+        ([f"{SITES}/shop.conf", f"{SITES}/shop-inner.conf"], ["proxy"], ["inner"]),
+        ([f"{UNITS}/workshop-web@.service", f"{UNITS}/shop-webhook.service"], [], []),
+    ],
+)
+def test_what_a_host_has_left_is_known_by_its_files(paths, wanted, left):
+    assert FILTERS["parts_left"](paths, "shop", wanted) == left

@@ -43,7 +43,7 @@ def test_a_part_without_a_host_is_named(groups, group):
     assert any(f"no host in the group {group}" in problem for problem in problems(groups))
 
 
-@pytest.mark.parametrize("group", ["postgresql", "redis"])
+@pytest.mark.parametrize("group", ["postgresql", "redis", "flower"])
 def test_what_can_be_there_once_is_there_once(groups, group):
     groups[group] = ["one", "two"]
     assert any("write exactly one" in problem for problem in problems(groups))
@@ -73,6 +73,21 @@ def test_two_beats_without_the_lease_are_refused(groups):
 def test_two_beats_with_the_lease_are_not(groups):
     groups["beat"] = ["one", "two"]
     assert not any("Two active Beats" in said for said in problems(groups, beat_lease=True))
+
+
+def test_without_the_lease_a_run_of_some_hosts_is_refused(groups):
+    said = problems(groups, beat_lease=False, limit="web-1")
+    assert [text for text in said if "limited to web-1 and celery_beat_lease is false" in text]
+
+
+@pytest.mark.parametrize("options", [{"limit": "web-1"}, {"beat_lease": False}])
+def test_with_the_lease_or_without_a_limit_it_is_not(groups, options):
+    assert problems(groups, **options) == []
+
+
+def test_parts_on_different_hosts_are_no_problem(groups):
+    groups["web"] = ["two", "three"]
+    assert problems(groups) == []
 
 
 @pytest.mark.parametrize(

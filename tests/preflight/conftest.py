@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -21,13 +21,19 @@ class Preflight:
     hosts: dict[str, list[str]]
     variables: dict[str, object]
     environment: str = "preflight"
+    of_host: dict[str, dict[str, object]] = field(default_factory=dict)
 
-    def run(self) -> subprocess.CompletedProcess[str]:
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Run the preflight; stdout holds all that it said."""
         (self.folder / "hosts.yml").write_text(yaml.safe_dump(self.inventory()))
         (self.own_folder / "main.yml").write_text(yaml.safe_dump(self.variables))
         return subprocess.run(
-            ["ansible-playbook", "playbooks/preflight.yml", f"--inventory={self.folder}/hosts.yml"],
+            [
+                "ansible-playbook",
+                "playbooks/preflight.yml",
+                f"--inventory={self.folder}/hosts.yml",
+                *options,
+            ],
             cwd=ROOT,
             env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_NOCOWS": "1"},
             stdin=subprocess.DEVNULL,
@@ -36,9 +42,9 @@ class Preflight:
             text=True,
         )
 
-    def refuse(self) -> str:
+    def refuse(self, *options: str) -> str:
         """Run the preflight and return, on one line, why it refused; nothing may have changed."""
-        done = self.run()
+        done = self.run(*options)
         assert done.returncode != 0, done.stdout
         assert "changed=0" in done.stdout, done.stdout
         assert sorted(path.name for path in self.folder.iterdir()) == ["group_vars", "hosts.yml"]
@@ -60,7 +66,8 @@ class Preflight:
             "all": {
                 "vars": {"celeriac_environment": self.environment, **anywhere},
                 "children": {
-                    name: {"hosts": {host: {} for host in hosts}} for name, hosts in groups.items()
+                    name: {"hosts": {host: self.of_host.get(host, {}) for host in hosts}}
+                    for name, hosts in groups.items()
                 },
             }
         }

@@ -192,6 +192,38 @@ def test_two_databases_are_refused(preflight):
     assert "The group postgresql has 2 hosts (one, two); write exactly one" in preflight.refuse()
 
 
+def several(preflight, **hosts):
+    """Put the web servers on these hosts, given with their variables."""
+    preflight.hosts["web"] = list(hosts)
+    preflight.of_host = hosts
+
+
+def test_several_hosts_go_on_to_the_hosts(preflight):
+    several(preflight, two={"host_address": "10.0.0.2"})
+    preflight.of_host["one"] = {"host_address": "10.0.0.1"}
+    said = preflight.run().stdout
+    assert "UNREACHABLE" in said
+    assert "failed=0" in said
+
+
+def test_hosts_that_the_others_cannot_find_are_refused(preflight):
+    """Their ansible_host is a loopback address."""
+    several(preflight, two={})
+    said = preflight.refuse()
+    assert "host_address of two is 127.0.0.1, where no other host reaches it" in said
+
+
+def test_a_name_that_no_certificate_can_carry_is_refused(preflight):
+    several(preflight, web_2={"host_address": "10.0.0.2"})
+    assert "calls a host web_2, which no certificate can verify as a name" in preflight.refuse()
+
+
+def test_a_limited_run_without_the_lease_is_refused(preflight):
+    preflight.variables["celery_beat_lease"] = False
+    said = preflight.refuse("--limit=one")
+    assert "This run is limited to one and celery_beat_lease is false" in said
+
+
 def test_the_right_one_goes_on_to_the_hosts(preflight):
     """The same inventory without a mistake fails only at the host, which is not there."""
     assert "UNREACHABLE" in preflight.run().stdout

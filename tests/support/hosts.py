@@ -24,6 +24,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "part(name): about a part that baseline_<name> switches")
 
 
+FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def figure(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Return a function that notes a line for the end of the run."""
+    return pytestconfig.stash.setdefault(FIGURES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Show the figures that tests have noted."""
+    for line in config.stash.get(FIGURES, []):
+        terminalreporter.write_line(line)
+
+
 class Release:
     """The current release on one host."""
 
@@ -114,9 +129,30 @@ def app_name(variables: Variables) -> str:
 
 
 @pytest.fixture(scope="module")
-def release(host: Any, variables: Variables) -> Release:
-    """The current release on this host."""
-    return Release(host, variables)
+def release(host: Any, variables: Variables, inventory: Inventory, reach: Any) -> Release:
+    """The current release on this host; on the first web server, where none is here."""
+    if set(variables["celeriac_app_groups"]) & set(variables["group_names"]):
+        return Release(host, variables)
+    first = inventory.first("web")
+    return Release(reach(first), inventory.of(first))
+
+
+@pytest.fixture(scope="module")
+def many_hosts(variables: Variables) -> None:
+    """Skip where no connection crosses from one host to another."""
+    if not variables["celeriac_many_hosts"]:
+        pytest.skip("the deployment is one host")
+
+
+@pytest.fixture(scope="module")
+def said_by(reach: Any, inventory: Inventory) -> Any:
+    """Return a function that runs a command on each host of some groups and joins what they say."""
+
+    def ask(groups: list[str], command: str) -> str:
+        names = sorted({name for group in groups for name in inventory.groups.get(group, [])})
+        return "\n".join(reach(name).run(command).stdout for name in names)
+
+    return ask
 
 
 @pytest.fixture(scope="module")

@@ -184,3 +184,15 @@ class Tick(models.Model):
     app = models.CharField(max_length=255, unique=True)
     leader = models.CharField(max_length=255)
     ticked_at = models.DateTimeField()
+
+
+class StoredFile(models.Model):
+    """A file of DatabaseStorage."""
+
+    name = models.CharField(max_length=255, unique=True)
+    content = models.BinaryField()
+    size = models.PositiveBigIntegerField()
+    written_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.name
