@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from pathlib import Path
@@ -81,6 +82,8 @@ def main() -> None:
         "chdir": {"type": "path"},
         "creates": {"type": "path"},
     }
+    # Other users run what is made here; on Debian 13 sudo has the umask of logins.
+    os.umask(0o022)
     module = AnsibleModule(
         argument_spec={
             "steps": {"type": "list", "elements": "dict", "required": True, "options": step},

@@ -1,5 +1,6 @@
 """Several files in one call, and several commands in one call."""
 
+import os
 import stat
 
 import pytest
@@ -81,3 +82,12 @@ def test_a_step_whose_work_is_there_is_skipped(module, tmp_path):
     said = module("run_steps", steps=[step("Making", "false", creates=str(tmp_path))])
     assert said["steps"] == []
     assert not said["changed"]
+
+
+def test_other_users_may_read_what_steps_make_whatever_the_umask_is(module, tmp_path):
+    before = os.umask(0o077)
+    try:
+        module("run_steps", steps=[{"name": "Making", "argv": ["mkdir", str(tmp_path / "made")]}])
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o755
