@@ -236,3 +236,19 @@ def test_the_configuration_is_valid_and_in_use(host):
     assert host.run("nginx -t").rc == 0
     assert host.service("nginx").is_running
     assert host.service("nginx").is_enabled
+
+
+def test_not_even_the_master_is_root(host):
+    """It has what it needs of root alone: ports below 1024."""
+    pid = host.check_output("systemctl show --value -p MainPID nginx")
+    assert host.check_output(f"stat -c %U /proc/{pid}") == "www-data"
+    assert host.check_output(f"grep ^CapEff /proc/{pid}/status").split()[1] == f"{1 << 10:016x}"
+
+
+def test_logs_can_be_rotated(host):
+    """As Debian's logrotate does it: new files, then a signal to the process of the pid file."""
+    assert host.check_output("cat /run/nginx/nginx.pid") == host.check_output(
+        "systemctl show --value -p MainPID nginx"
+    )
+    assert host.run("invoke-rc.d nginx rotate").rc == 0
+    assert host.service("nginx").is_running

@@ -65,7 +65,8 @@ def test_old_tls_is_refused(site):
 
 def test_only_root_reads_the_key(host, variables):
     key = host.file(variables["nginx_certificate_key"])
-    assert (key.user, key.group, key.mode) == ("root", "root", 0o600)
+    # nginx, which is www-data from its start, and nobody else.
+    assert (key.user, key.group, key.mode) == ("root", "www-data", 0o640)
 
 
 def test_the_cas_key_is_not_on_the_host(host, variables):
