@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
-from celery.exceptions import SoftTimeLimitExceeded
 from django.db import transaction
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -20,7 +19,7 @@ from celeriac.models import Dead, Outbox
 from config.log import about_order
 
 from .models import Order, OrderStep, Step
-from .problems import PermanentProblem, TemporaryProblem
+from .problems import PermanentProblem
 from .signals import order_delayed
 
 logger = logging.getLogger(__name__)
@@ -56,8 +55,6 @@ def run(
         problem = None
         try:
             result = work(order)
-        except SoftTimeLimitExceeded as error:
-            raise TemporaryProblem("This takes longer than usual. We are trying again.") from error
         except PermanentProblem as error:
             logger.warning("%s: the order ends here: %s", step, error)
             problem = error

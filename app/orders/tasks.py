@@ -5,12 +5,15 @@ that restarts costs them time only.
 """
 
 from celery import shared_task
+from celery.exceptions import SoftTimeLimitExceeded
 
 import celeriac
 
 from . import services, steps
 from .models import Step
 from .problems import TemporaryProblem
+
+TAKES_LONGER = "This takes longer than usual. We are trying again."
 
 
 class StepTask(celeriac.Task):
@@ -23,7 +26,7 @@ class StepTask(celeriac.Task):
     abstract = True
     step: Step
 
-    autoretry_for = (TemporaryProblem,)
+    autoretry_for = (TemporaryProblem, SoftTimeLimitExceeded)
     max_retries = 10
     retry_backoff = 2
     retry_backoff_max = 300
@@ -35,7 +38,8 @@ class StepTask(celeriac.Task):
 
     def on_retry(self, exc, task_id, args, kwargs, einfo) -> None:
         # After the attempt was rolled back, which would take the note with it.
-        steps.tell(args[0], self.step, str(exc), self.tries)
+        late = isinstance(exc, SoftTimeLimitExceeded)
+        steps.tell(args[0], self.step, TAKES_LONGER if late else str(exc), self.tries)
 
 
 # Names are written out: messages of an older release must find their task after a move of the code.

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from django.conf import settings
 from django.utils.module_loading import import_string
 
@@ -18,7 +19,7 @@ from emails.tasks import confirm
 from maintenance import schedule
 from orders import steps
 from orders.models import OrderStep, Step
-from orders.tasks import StepTask, count_today, pack
+from orders.tasks import TAKES_LONGER, StepTask, count_today, pack
 from payments.models import BankEntry, Payment
 from payments.tasks import charge
 
@@ -189,6 +190,23 @@ class TestEager:
         assert OrderStep.objects.get(order=order, step=Step.PAYMENT).attempts == 3
         order.refresh_from_db()
         assert (order.step, order.note) == (Step.PACKING, "")
+
+    def test_a_soft_limit_is_tried_again_wherever_it_strikes(self, place, monkeypatch):
+        """On a busy machine also before the work, or after it."""
+        order, run, limits = move_to(place(), Step.PACKING), steps.run, [SoftTimeLimitExceeded()]
+
+        def late(*args: object) -> str:
+            if limits:
+                raise limits.pop()
+            return run(*args)
+
+        monkeypatch.setattr(steps, "run", late)
+        told = []
+        monkeypatch.setattr(steps, "tell", lambda *args: told.append(args[2]))
+        assert pack.apply(args=[order.pk]).successful()
+        order.refresh_from_db()
+        assert order.step == Step.INVOICE
+        assert told == [TAKES_LONGER]
 
     def test_a_bug_leaves_the_order_at_its_step(self, place, monkeypatch):
         order = move_to(place(), Step.PACKING)
