@@ -134,7 +134,7 @@ class TestPapers:
 
         monkeypatch.setattr(packing, "pack", pack)
         for tries in (1, 2):
-            with pytest.raises(TemporaryProblem, match="longer than usual"):
+            with pytest.raises(SoftTimeLimitExceeded):
                 services.pack(order.pk, tries)
         assert services.pack(order.pk, 3) == "done"
         assert efforts == [1, 1 / 4, 1 / 16]
