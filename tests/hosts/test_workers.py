@@ -107,7 +107,8 @@ def test_its_journal_names_no_error_since_it_started(host, local_pool, app_name,
     since = host.check_output(f"systemctl show --value -p InvocationID {unit}")
     said = host.check_output(
         f"journalctl --no-pager -o cat _SYSTEMD_INVOCATION_ID={since}"
-        " | sed -nE '/(CRITICAL|Traceback|Unrecoverable error)/p'"
+        # A task that failed is no fault of the worker's: other tests make one fail.
+        " | sed -nE '/celery.app.trace/d; /(CRITICAL|Traceback|Unrecoverable error)/p'"
     )
     assert said == ""
 
