@@ -11,6 +11,7 @@ import yaml
 
 from support import inventory as inventories
 from support.deploys import Visitors
+from support.hosts import Release
 from support.inventory import ROOT
 from support.secrets import PLACES, search
 from support.site import Site
@@ -68,13 +69,14 @@ class Orders:
 
 
 @pytest.fixture(scope="module")
-def member(release, inventory):
+def member(host, variables, inventory):
     """A visitor who has logged in."""
-    assert release.django(MAKE_MEMBER)
+    assert Release(host, variables).django(MAKE_MEMBER)
     site = Site.of(inventory.of(inventory.first("proxy")))
     assert site.log_in(MEMBER, PASSWORD).status == 302
     yield site
-    release.django(FORGET_MEMBER)
+    # The release is another one by now.
+    Release(host, variables).django(FORGET_MEMBER)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +117,7 @@ def rotation(inventory, member):
         asking.join()
     assert done.returncode == 0, output[-5000:]
     site = Site.of(variables)
-    lost = [path for path in orders.placed if site.finish(path, 180)["step"] != "done"]
+    lost = [path for path in orders.placed if site.finish(path, 300)["step"] != "done"]
     found = {
         "output": output,
         "before": before,
