@@ -1,15 +1,13 @@
 """A public CA signs the site's certificate and renews it under load; Debian's pebble is the CA."""
 
 import base64
-import json
-import os
 import re
 import shlex
 import ssl
-import subprocess
 
 import pytest
 
+from support.deploys import playbook
 from support.hosts import until
 from support.inventory import ROOT
 from support.site import scan, shown
@@ -34,20 +32,7 @@ def on(host, *arguments: str) -> str:
 
 def serve(inventory, **variables: str) -> str:
     """Run the playbook of the public site and return its recap."""
-    done = subprocess.run(
-        [
-            "ansible-playbook",
-            "playbooks/proxy.yml",
-            f"--inventory={inventory.path}",
-            f"--extra-vars={json.dumps(variables)}",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_NOCOWS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    done = playbook(inventory, "proxy", **variables)
     assert done.returncode == 0, done.stdout
     return done.stdout.partition("PLAY RECAP")[2]
 
