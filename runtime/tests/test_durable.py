@@ -367,7 +367,7 @@ def keep_up(worker, until, seconds, pool, **options):
     while not until():
         assert time.monotonic() < end, "poison goes on and on"
         if not services or services[-1].process.poll() is not None:
-            services.append(worker(pool, 6, settings=LATE | options).ready())
+            services.append(worker(pool, 6, settings=LATE | options))  # may die as it starts
         time.sleep(0.1)
     return len(services) - 1
 
