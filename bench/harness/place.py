@@ -19,6 +19,17 @@ ON_HOST = "/srv/bench"
 UNIT = "run-bench.service"
 
 
+def with_tools() -> None:
+    """A Python with Ansible, and its commands in PATH."""
+    tools = ROOT / ".venv" / "bin"  # bin/setup makes it
+    if str(tools) in os.environ["PATH"].split(os.pathsep):
+        return
+    if not (tools / "python").exists():
+        sys.exit(f"{tools} is missing: run bin/setup")
+    os.environ["PATH"] = os.pathsep.join([str(tools), os.environ["PATH"]])
+    os.execv(tools / "python", [str(tools / "python"), *sys.argv])
+
+
 def with_services() -> None:
     """A Python with celery, the project importable, a throw-away PostgreSQL and Redis."""
     if importlib.util.find_spec("celery") is None:
