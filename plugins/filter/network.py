@@ -87,6 +87,27 @@ def firewall_sources(addresses: Sequence[str]) -> list[str]:
     ]
 
 
+def ssh_source_problem(networks: Sequence[str], client: str = "") -> str:
+    """Return what is wrong with firewall_ssh_from for who comes from `client`, or an empty text.
+
+    Without `client` only the networks are looked at.
+    """
+    read = []
+    for text in networks:
+        try:
+            read.append(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            example = "an address or a network, such as 192.0.2.7 or 192.0.2.0/24"
+            return f"firewall_ssh_from has {text!r}; write {example}."
+    address = _address(client)
+    if not read or not address or any(address in network for network in read):
+        return ""
+    return (
+        f"firewall_ssh_from is {', '.join(networks)}, and you come from {address}, which would be "
+        f"locked out; add {as_network(address)} or the network that it is in."
+    )
+
+
 def network_problems(addresses: Mapping[str, str]) -> list[str]:
     """Return why hosts with these names and addresses cannot find or verify each other."""
     problems = []
@@ -155,4 +176,5 @@ class FilterModule:
             "only_address": only_address,
             "parts_left": parts_left,
             "open_here": open_here,
+            "ssh_source_problem": ssh_source_problem,
         }

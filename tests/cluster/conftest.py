@@ -67,6 +67,22 @@ def power(pytestconfig: pytest.Config, reach: Any) -> Iterator[Callable[[str], N
         until(90, lambda name=name: booted(name), f"{name} does not come back")
 
 
+@pytest.fixture
+def inside() -> Callable[[str, str], str]:
+    """Return a function that runs a command on a host, not by the way that operators take."""
+
+    def run(name: str, command: str) -> str:
+        done = subprocess.run(
+            ["docker", "exec", name, "sh", "-c", command],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout
+
+    return run
+
+
 def booted(name: str) -> bool:
     """Tell whether the host has started everything."""
     ask = ["docker", "exec", name, "systemctl", "is-system-running", "--wait"]

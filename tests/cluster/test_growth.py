@@ -121,7 +121,7 @@ def left(joined, inventory, reach):
     site = Site.of(inventory.of(inventory.first("proxy")))
     orders = [site.place_order() for _ in range(6)]
     with visited(inventory) as load:
-        run_site(inventory.path)
+        run_site(inventory)
     return {"load": load, "orders": [site.finish(order, 60) for order in orders]}
 
 
@@ -164,7 +164,7 @@ def test_the_others_no_longer_open_to_it(left, inventory, spare, reach):
 @pytest.mark.spec("D6.2.3")
 def test_a_run_of_one_host_leaves_one_beat(left, inventory, sql):
     name = inventory.groups["beat"][-1]
-    run_site(inventory.path, f"--limit={name}")
+    run_site(inventory, f"--limit={name}")
     until(
         15,
         lambda: (

@@ -103,6 +103,32 @@ def test_addresses_as_nft_matches_them(addresses, matches):
     assert FILTERS["firewall_sources"](addresses) == matches
 
 
+@pytest.mark.parametrize(
+    ("networks", "client"),
+    [
+        ([], "192.0.2.7"),
+        (["192.0.2.0/24"], "192.0.2.7"),
+        (["fd00::/8", "192.0.2.7"], "192.0.2.7"),
+        (["192.0.2.0/24"], ""),
+        (["192.0.2.0/24"], "UNKNOWN"),
+    ],
+)
+def test_networks_that_keep_ssh_open_are_let_through(networks, client):
+    assert FILTERS["ssh_source_problem"](networks, client) == ""
+
+
+@pytest.mark.parametrize(
+    ("networks", "words"),
+    [
+        (["198.51.100.0/24"], "which would be locked out; add 192.0.2.7/32"),
+        (["fd00::/8"], "you come from 192.0.2.7"),
+        (["192.0.2.0/24", "office"], "firewall_ssh_from has 'office'; write an address"),
+    ],
+)
+def test_networks_that_would_lock_ssh_out_are_refused(networks, words):
+    assert words in FILTERS["ssh_source_problem"](networks, "192.0.2.7")
+
+
 def test_names_and_addresses_that_work_are_let_through():
     assert FILTERS["network_problems"](ADDRESSES) == []
 

@@ -322,6 +322,11 @@ def test_a_network_that_nginx_cannot_read_is_refused(preflight):
     assert "nginx_staff_networks has 'office'" in preflight.refuse()
 
 
+def test_a_network_that_the_firewall_cannot_read_is_refused(preflight):
+    preflight.variables["firewall_ssh_from"] = ["192.0.2.0/24", "office"]
+    assert "firewall_ssh_from has 'office'" in preflight.refuse()
+
+
 def test_a_good_pair_of_files_is_taken(preflight, tmp_path_factory):
     preflight.variables |= make_certificate(tmp_path_factory.mktemp("files"))
     assert "UNREACHABLE" in preflight.run().stdout

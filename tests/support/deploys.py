@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from support.inventory import ROOT, Inventory
 from support.site import Site
@@ -32,14 +33,18 @@ def copy_of_app(source: Path, folder: Path) -> Path:
     return copy
 
 
-def playbook(inventory: Inventory, name: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def playbook(
+    inventory: Inventory | Path, name: str, *options: str, **variables: Any
+) -> subprocess.CompletedProcess[str]:
     """Run playbooks/<name>.yml with extra variables; stdout holds all it said."""
+    path = inventory.path if isinstance(inventory, Inventory) else inventory
     return subprocess.run(
         [
             "ansible-playbook",
             f"playbooks/{name}.yml",
-            f"--inventory={inventory.path}",
+            f"--inventory={path}",
             f"--extra-vars={json.dumps(variables)}",
+            *options,
         ],
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_NOCOWS": "1"},

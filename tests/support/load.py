@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.deploys import Visitors
-from support.inventory import ROOT, Inventory
+from support.deploys import Visitors, playbook
+from support.inventory import Inventory
 from support.site import Site
 
 VISITORS = 4
@@ -46,22 +43,7 @@ def visited(inventory: Inventory) -> Iterator[Load]:
         load.seconds = time.monotonic() - started
 
 
-def run_site(path: str | Path, *more: str, **variables: Any) -> str:
-    """Run site.yml for the inventory at this path; it must succeed; return what it said."""
-    done = subprocess.run(
-        [
-            "ansible-playbook",
-            "site.yml",
-            f"--inventory={path}",
-            f"--extra-vars={json.dumps(variables)}",
-            *more,
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_NOCOWS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def run_site(inventory: Inventory | Path, *options: str, **variables: Any) -> None:
+    """Run site.yml; it must succeed."""
+    done = playbook(inventory, "site", *options, **variables)
     assert done.returncode == 0, done.stdout[-6000:]
-    return done.stdout
