@@ -35,7 +35,7 @@ def tell_if_late(order_id: int) -> None:
 
 @shared_task(name="notifications.owe_thanks")
 def owe_thanks() -> None:
-    """Owe the thanks of all new finished orders, many to a task. Periodic; finds none twice."""
+    """Owe the thanks of new finished orders, many to a task. Periodic; a second run finds none."""
     services.owe_thanks()
 
 
@@ -47,17 +47,17 @@ def thank(order_ids: list[int]) -> None:
 
 @shared_task(name="notifications.watch")
 def watch() -> None:
-    """Turn new dead letters into alerts for staff. Periodic; each death makes one alert."""
+    """Turn new dead letters into alerts for staff. Periodic; a second run makes no second alert."""
     services.watch()
 
 
 @shared_task(name="notifications.mail_staff", base=Digest)
 def mail_staff(alert_ids: list[int]) -> None:
-    """Send staff one e-mail about these alerts, except those that went out or are settled."""
+    """Send staff one e-mail about these alerts; a second run only about those not sent yet."""
     services.mail_staff(alert_ids)
 
 
 @shared_task(name="notifications.post_to_webhook", base=Digest)
 def post_to_webhook(alert_ids: list[int]) -> None:
-    """Post these alerts to the webhook, except those that went out or are settled."""
+    """Post these alerts to the webhook; a second run only those that are not posted yet."""
     services.post_to_webhook(alert_ids)

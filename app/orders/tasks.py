@@ -55,7 +55,7 @@ class StepTask(celeriac.Task):
     time_limit=20,
 )
 def pack(self: StepTask, order_id: int) -> None:
-    """Find the smallest crate for the order and draw it. The same order gives the same crate."""
+    """Find the smallest crate for the order and draw it. Safe to run again: it draws the same."""
     services.pack(order_id, self.tries)
 
 
@@ -74,10 +74,10 @@ def invoice(self: StepTask, order_id: int) -> None:
 
 @shared_task(name="orders.count_today", soft_time_limit=20, time_limit=30)
 def count_today() -> None:
-    """Renew the line on the front page that says how many orders came in today."""
+    """Renew the front page's count of today's orders. Safe to run again: it counts anew."""
     services.count_today()
 
 
 @shared_task(name="orders.resume_stalled", durable=False, soft_time_limit=5, time_limit=10)
 def resume_stalled() -> None:
-    """Nothing any more: for the last messages of the release before, whose Beat sent it."""
+    """Nothing any more, so it may run again: for the last messages of the release before."""

@@ -46,7 +46,7 @@ def write(report_id: int) -> dict[str, int]:
 
 @shared_task(name="reports.order", soft_time_limit=20, time_limit=30)
 def order(first: str, last: str) -> None:
-    """Order the report for these days (ISO dates). One that is there already stays as it is."""
+    """Order the report for these days (ISO dates). A second run leaves it as it is."""
     services.order_report(date.fromisoformat(first), date.fromisoformat(last))
 
 

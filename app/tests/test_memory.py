@@ -45,11 +45,11 @@ def order(place, broker) -> Order:
 
 
 @pytest.mark.spec("D4.2.1", "D4.2.2", "D4.2.3", "G4.1", "G4.5", "G4.6")
-def test_a_call_leads_to_its_result(memory):
+def test_a_call_leads_to_its_result(order, memory):
     result = memory.tasks["orders.count_today"].delay()
     assert result.get(timeout=10) is None
     assert result.successful()
-    assert Notice.objects.get().orders_today == 0
+    assert Notice.objects.get().orders_today == 1
 
 
 @pytest.mark.spec("D4.2.2", "D4.3.1", "G8.3")

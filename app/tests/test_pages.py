@@ -11,6 +11,7 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from orders import services, steps
 from orders.models import Order, OrderLine, Product, Step
@@ -248,12 +249,26 @@ class TestStaff:
             *["django_celery_results.taskresult", "celeriac.dead", "celeriac.outbox"],
         ],
     )
-    @pytest.mark.spec("D3.2.1", "D3.2.2")
     def test_lists_open(self, staff, place, model):
         place()
         app, name = apps.get_model(model)._meta.label_lower.split(".")
         answer = staff.get(reverse(f"admin:{app}_{name}_changelist"))
         assert answer.status_code == 200
+
+    @pytest.mark.spec("D3.2.1", "D3.2.2")
+    def test_staff_make_a_schedule_and_what_runs_by_it(self, admin_client):
+        folder, nothing = "/admin/django_celery_beat", "periodictask_set"
+        fields = {f"{nothing}-TOTAL_FORMS": 0, f"{nothing}-INITIAL_FORMS": 0}
+        fields |= {"every": 7, "period": "seconds"}
+        answer = admin_client.post(f"{folder}/intervalschedule/add/", fields, **PROXY)
+        assert answer.status_code == 302, re.findall(b"errorlist.*", answer.content)
+        fields = {"name": "Staff's own", "regtask": "orders.count_today", "enabled": "on"}
+        fields |= {"args": "[]", "kwargs": "{}", "headers": "{}"}
+        fields |= {"interval": IntervalSchedule.objects.get(every=7).pk}
+        answer = admin_client.post(f"{folder}/periodictask/add/", fields, **PROXY)
+        assert answer.status_code == 302, re.findall(b"errorlist.*", answer.content)
+        row = PeriodicTask.objects.get()
+        assert (row.task, row.interval.every, row.enabled) == ("orders.count_today", 7, True)
 
     def test_the_operations_page_opens_and_the_admin_leads_there(self, staff):
         answer = staff.get(reverse("celeriac:operations"))

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 import pytest
 from celery._state import _task_stack
+from celery.signals import setup_logging
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
@@ -86,14 +87,30 @@ def test_results_are_in_the_database_and_expire():
     assert 0 < celery_app.conf.result_expires <= 30 * 24 * 3600
 
 
-@pytest.mark.spec("D1.2.1", "D1.3.1", "D1.3.2", "D1.3.3", "D1.4.1", "D1.4.2", "G2.2", "G2.5")
+@pytest.mark.spec("D1.2.1")
+def test_celerys_apps_are_installed():
+    assert {"django_celery_beat", "django_celery_results"} <= set(settings.INSTALLED_APPS)
+
+
+@pytest.mark.spec("D1.3.1", "D1.3.3", "D1.4.1", "D1.4.2", "G2.2", "G2.5")
 def test_celery_reads_djangos_settings():
     import config
 
     assert config.__all__ == ("celery_app",)
-    assert os.environ["DJANGO_SETTINGS_MODULE"] == "config.settings"
+    assert celery_app.main == "shop"
     assert celery_app.conf.task_default_queue == settings.CELERY_TASK_DEFAULT_QUEUE
-    assert {"django_celery_beat", "django_celery_results"} <= set(settings.INSTALLED_APPS)
+    assert celery_app.conf.result_expires == settings.CELERY_RESULT_EXPIRES
+    assert celery_app.conf.worker_prefetch_multiplier == settings.CELERY_WORKER_PREFETCH_MULTIPLIER
+
+
+@pytest.mark.spec("D1.3.2")
+def test_a_worker_finds_the_settings_by_itself():
+    """As `celery -A config worker` starts, without DJANGO_SETTINGS_MODULE."""
+    code = "from config import celery_app; print(celery_app.conf.result_backend)"
+    env = {name: each for name, each in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=APP, env=env, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout) == (0, "django-db\n"), result.stderr
 
 
 @pytest.mark.spec("D1.1.5")
@@ -182,7 +199,20 @@ class TestLogs:
                 _task_stack.pop()
 
         said = json.loads(logged("json", push))
-        assert (said["task"], said["task_id"], said["attempt"]) == ("payments.charge", "some-id", 3)
+        assert {name: said.get(name) for name in ("task", "task_id", "attempt")} == {
+            "task": "payments.charge",
+            "task_id": "some-id",
+            "attempt": 3,
+        }
+
+    def test_celerys_own_lines_are_like_ours(self, logged):
+        """Celery leaves logging alone when somebody answers this signal, as workers and Beat do."""
+
+        def begin(_: logging.Logger) -> None:
+            assert setup_logging.send(sender=None)
+            logging.getLogger("celery.worker").warning("ready")
+
+        assert json.loads(logged("json", begin))["logger"] == "celery.worker"
 
 
 def test_django_finds_nothing_to_warn_about():

@@ -31,6 +31,16 @@ def test_a_step_records_its_effect_and_owes_the_next(place):
     assert OrderStep.objects.get(order=order, step=Step.PAYMENT).finished_at
 
 
+@pytest.mark.spec("D2.1.7")
+def test_what_a_step_does_is_logged(place, caplog):
+    order = place()
+    caplog.set_level("INFO", logger="orders.steps")
+    run(order)
+    run(order)
+    said = [record.getMessage() for record in caplog.records if record.name == "orders.steps"]
+    assert said == ["payment: done", "payment: nothing to do, the order has moved on"]
+
+
 @pytest.mark.spec("G1.4")
 def test_every_step_owes_the_one_after_it(place):
     order = place()

@@ -162,6 +162,7 @@ def test_a_session_grows_no_older_than_it_may(database_worker, look, scratch):
     assert backends(first + look(1)) == 2
 
 
+@pytest.mark.spec("G9.1")
 def test_nothing_that_a_task_leaves_behind_reaches_the_next(
     database_worker, look, send, broker, scratch
 ):
@@ -200,6 +201,7 @@ def test_what_the_project_sets_up_for_new_connections_stays(database_worker, loo
     assert backends(seen) == 1
 
 
+@pytest.mark.spec("G9.2")
 def test_a_terminated_session_fails_no_task(database_worker, look, scratch):
     service = database_worker()
     before = look(0)
@@ -211,6 +213,7 @@ def test_a_terminated_session_fails_no_task(database_worker, look, scratch):
     assert "Traceback" not in service.log()
 
 
+@pytest.mark.spec("G9.2")
 def test_a_restart_of_postgresql_between_tasks_fails_none(database_worker, look, server, send):
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute("CREATE TABLE scratch (what text)")
