@@ -208,7 +208,8 @@ def reference_project(inventory: Inventory) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give `pool` and `redis` one value for each item of the inventory's lists."""
-    lists = {"pool": ("celery_workers", "workers"), "redis": ("redis_instances", "redis")}
+    # The topology is the same everywhere; pools may have groups of their own.
+    lists = {"pool": ("celery_workers", "web"), "redis": ("redis_instances", "redis")}
     for name, (variable, group) in lists.items():
         if name in metafunc.fixturenames:
             found = inventories.load(metafunc.config.getoption("ansible_inventory"))
