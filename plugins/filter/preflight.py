@@ -16,7 +16,9 @@ HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 POOL_NAME = re.compile(r"[a-z][a-z0-9]*")
 # Ansible's own variables, and those of the test hosts' containers.
 FOREIGN_PREFIXES = ("ansible_", "inventory_", "molecule_", "test_host_")
-SINGLE = ("postgresql", "redis", "flower")
+# Pools that Celery can grow and shrink.
+SCALING = ("prefork", "gevent")
+SINGLE = ("postgresql", "redis", "flower", "monitoring")
 NEEDED = ("postgresql", "redis", "web", "beat", "flower", "proxy")
 
 
@@ -148,12 +150,33 @@ def topology_problems(
             problems.append(
                 f"celery_workers: the pool {name} consumes nothing; write queues: [default]."
             )
+        problems += autoscale_problems(name, worker)
         group = str(worker.get("hosts", "workers"))
         if not groups.get(group):
             problems.append(
                 f"celery_workers: the pool {name} runs on the group {group}, which has no host in "
                 "the inventory; write the group's hosts in hosts.yml, or another group in hosts."
             )
+    return problems
+
+
+def autoscale_problems(name: str, worker: Mapping[str, Any]) -> list[str]:
+    """Return a message for what keeps this pool from growing and shrinking as it is told to."""
+    least, most = worker.get("min_concurrency"), worker.get("concurrency", 2)
+    kind = str(worker.get("pool", "prefork"))
+    if least is None:
+        return []
+    problems = []
+    if kind not in SCALING:
+        problems.append(
+            f"celery_workers: the pool {name} has min_concurrency, but pool: {kind} cannot grow; "
+            f"write pool: {' or '.join(SCALING)}, or leave min_concurrency out."
+        )
+    elif not 1 <= int(least) <= int(most):
+        problems.append(
+            f"celery_workers: min_concurrency of the pool {name} is {least}, and concurrency "
+            f"{most}; write a number from 1 to {most}."
+        )
     return problems
 
 

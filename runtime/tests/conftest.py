@@ -249,9 +249,17 @@ def start(tmp_path: Path, database: str, broker: Broker) -> Iterator[Callable[..
 def worker(start: Callable[..., Service]) -> Callable[..., Service]:
     """Start a worker with the runtime attached, as its unit does."""
 
-    def run(pool: str = "prefork", concurrency: int = 2, queue: str = "default", **kwargs):
+    def run(
+        pool: str = "prefork",
+        concurrency: int = 2,
+        queue: str = "default",
+        at_least: int | None = None,
+        **kwargs,
+    ):
         command = ["celery", "-A", "config", "worker", "--include", "celeriac.worker", "-P", pool]
-        command += ["-c", str(concurrency), "-Q", queue, "-n", f"{pool}@%h", "-l", "info"]
+        size = ["-c", str(concurrency)] if at_least is None else []
+        size = size or ["--autoscale", f"{concurrency},{at_least}"]
+        command += [*size, "-Q", queue, "-n", f"{pool}@%h", "-l", "info"]
         return start(*command, "--without-mingle", "--without-gossip", **kwargs)
 
     return run

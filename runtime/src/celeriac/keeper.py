@@ -297,7 +297,7 @@ class Keeper:
         queues = sorted(self.app.amqp.queues.consume_from)
         said = (
             type(pool).__module__.rpartition(".")[2],
-            getattr(pool, "num_processes", None) or getattr(pool, "limit", None),
+            self.slots(pool),
             json.dumps(queues),
             figures.release(),
             len(running),
@@ -312,6 +312,11 @@ class Keeper:
                 self.worker_id,
             )
             self.reported = said, time.monotonic()
+
+    def slots(self, pool: Any) -> int | None:
+        """How many tasks may run at once; what a pool that grows may grow to."""
+        grows_to = getattr(getattr(self.consumer, "controller", None), "max_concurrency", None)
+        return grows_to or getattr(pool, "num_processes", None) or getattr(pool, "limit", None)
 
     def write_letters(self) -> None:
         for _ in range(len(self.letters)):
