@@ -1,8 +1,11 @@
 """The operations page: who may see and do what, and what it says when something is away."""
 
+import json
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlparse
 
 import psycopg
@@ -210,3 +213,63 @@ def test_it_works_without_the_admin_and_with_a_strict_content_policy(run):
         "    assert answer['location'].startswith('/somewhere/')"
     )
     run(code)
+
+
+ALERTS = [
+    {
+        "labels": {"alertname": "Watchdog", "severity": "none"},
+        "annotations": {"summary": "always"},
+        "startsAt": "2026-01-01T00:00:00.000Z",
+    },
+    {
+        "labels": {"alertname": "DeadLetters", "severity": "ticket"},
+        "annotations": {"summary": "Tasks <failed>", "runbook": "docs/runbooks.md#deadletters"},
+        "startsAt": "2026-01-01T00:00:00.000Z",
+    },
+    {
+        "labels": {"alertname": "WorkerDown", "severity": "page"},
+        "annotations": {"summary": "io is down", "runbook": "https://books.example.org/#down"},
+        "startsAt": "2026-01-02T00:00:00.000Z",
+    },
+]
+
+
+@pytest.fixture
+def alertmanager():
+    """One that tells of three alerts, at the URL that this returns."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self):
+            body = json.dumps(ALERTS).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_alerts_that_fire_are_shown_the_most_urgent_first(run, alertmanager):
+    page = run(f"os.environ['CELERIAC_ALERTS_URL'] = {alertmanager!r}\nprint(see(root))")
+    assert page.index("io is down") < page.index("Tasks &lt;failed&gt;")
+    assert '<a href="https://books.example.org/#down">WorkerDown</a>' in page
+    # A path in the checkout is no link.
+    assert 'href="docs/' not in page
+    assert "Watchdog" not in page
+
+
+def test_an_alertmanager_that_is_away_is_said_and_the_rest_is_shown(run):
+    page = run("os.environ['CELERIAC_ALERTS_URL'] = 'http://127.0.0.1:9'\nprint(see(root))")
+    assert "Alertmanager does not answer, so nobody can say what fires" in page
+    assert "<h2>Queues</h2>" in page
+
+
+def test_without_an_alertmanager_there_is_nothing_about_alerts(run):
+    assert 'id="alerts"' not in run("print(see(root))")

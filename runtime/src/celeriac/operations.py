@@ -26,7 +26,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_GET, require_POST
 
-from celeriac import charts, deadletters, figures
+from celeriac import alerts, charts, deadletters, figures
 from celeriac.ledger import DATABASE
 from celeriac.models import Dead
 
@@ -151,6 +151,13 @@ def look(request: HttpRequest, period: int, chosen: Filter) -> dict[str, Any]:
         unacked = figures.unacked(app)
     except Exception as error:  # of redis-py, of kombu, or a broker that is not Redis
         problem = first_line(error)
+    firing: list[Any] | None = None
+    alerts_problem = ""
+    if alerts.wanted():
+        try:
+            firing = [(alert, age(alert.since)) for alert in alerts.firing()]
+        except (OSError, ValueError, KeyError) as error:  # away, or no Alertmanager
+            alerts_problem = first_line(error)
     consumers: dict[str, int] = {}
     for worker in alive:
         for name in worker.queues:
@@ -165,6 +172,8 @@ def look(request: HttpRequest, period: int, chosen: Filter) -> dict[str, Any]:
         "chosen": chosen,
         "tiles": tiles(queues, consumers, workers, owed, dead, beat),
         "broker_problem": problem,
+        "alerts": firing,
+        "alerts_problem": alerts_problem,
         "queues": [(q, consumers.get(q.name, 0)) for q in queues or ()],
         "unacked": unacked,
         "workers": workers,
