@@ -1,0 +1,171 @@
+"""Every alert fires when it should, stays silent when it should, and has a runbook."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import jinja2
+import pytest
+import yaml
+
+from support.inventory import ROOT
+
+ROLE = ROOT / "roles/alerts"
+CASES = yaml.safe_load((ROOT / "tests/alerts/cases.yml").read_text())
+RUNBOOKS = (ROOT / "docs/runbooks.md").read_text()
+TOPOLOGY = {
+    "alerts_app": "shop",
+    "alerts_workers": [
+        {"name": "cpu", "queues": ["default", "orders"], "hosts": 1},
+        {"name": "io", "queues": ["emails"], "hosts": 2},
+    ],
+    "alerts_queues": {"default": {"age": 60}},
+    "alerts_tasks": {"reports.yearly": 1200},
+}
+# Fires always, which is all that there is to test.
+ALWAYS = {"Watchdog"}
+
+
+def rendered(**changes) -> str:
+    """Return the rules as the role writes them."""
+    variables = yaml.safe_load((ROLE / "defaults/main.yml").read_text()) | TOPOLOGY | changes
+    environment = jinja2.Environment(
+        autoescape=False,  # noqa: S701 - it is YAML, no page
+        variable_start_string="[[",
+        variable_end_string="]]",
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    template = (ROLE / "templates/rules.yml.j2").read_text()
+    return environment.from_string(template).render(variables)
+
+
+def alerts(text: str) -> dict[str, dict]:
+    """Return each alert of the rules by its name."""
+    groups = yaml.safe_load(text)["groups"]
+    return {rule["alert"]: rule for group in groups for rule in group["rules"] if "alert" in rule}
+
+
+RULES = alerts(rendered())
+
+
+def labels(found: dict[str, str]) -> str:
+    """Return labels as PromQL writes them."""
+    return "{" + ", ".join(f"{name}={json.dumps(value)}" for name, value in found.items()) + "}"
+
+
+def firing(alert: str, case: dict) -> list[dict]:
+    """Return the samples that promtool should find at the time `at`."""
+    always = {
+        "alertname": alert,
+        "alertstate": "firing",
+        "severity": RULES[alert]["labels"]["severity"],
+    }
+    return [{"labels": "ALERTS" + labels(always | given), "value": 1} for given in case["fires"]]
+
+
+def promtool_test(alert: str, case: dict) -> dict:
+    """Return one case as promtool reads it."""
+    question = f'ALERTS{{alertname="{alert}", alertstate="firing"}}'
+    wanted = [{"expr": question, "eval_time": case["at"], "exp_samples": firing(alert, case)}]
+    if "quiet_at" in case:
+        wanted.append({"expr": question, "eval_time": case["quiet_at"], "exp_samples": []})
+    return {
+        "interval": case.get("step", "10s"),
+        "name": case["about"],
+        "input_series": [
+            {"series": name, "values": values} for name, values in case["series"].items()
+        ],
+        "promql_expr_test": wanted,
+    }
+
+
+def promtool(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run promtool in a folder."""
+    return subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder with the rules."""
+    (tmp_path / "rules.yml").write_text(rendered())
+    return tmp_path
+
+
+@pytest.mark.spec("G11.5")
+@pytest.mark.parametrize("alert", CASES)
+def test_it_fires_and_stays_silent(folder, alert):
+    tests = [promtool_test(alert, case) for case in CASES[alert]]
+    step = next((case["step"] for case in CASES[alert] if "step" in case), "10s")
+    given = {"rule_files": ["rules.yml"], "evaluation_interval": step, "tests": tests}
+    (folder / "test.yml").write_text(yaml.safe_dump(given))
+    done = promtool(folder, "test", "rules", "test.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_each_alert_is_seen_to_fire_and_to_stay_silent(alert):
+    cases = CASES.get(alert, [])
+    assert any(case["fires"] for case in cases), f"{alert} is never seen to fire"
+    if alert not in ALWAYS:
+        silent = [case for case in cases if not case["fires"]]
+        assert silent, f"{alert} is never seen to stay silent"
+        assert all(case["series"] for case in silent)
+
+
+def test_no_case_is_left_of_an_alert_that_is_gone():
+    assert set(CASES) - set(RULES) == set()
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_each_alert_has_a_runbook_that_it_names(alert):
+    assert RULES[alert]["annotations"]["runbook"] == f"docs/runbooks.md#{alert.lower()}"
+    section = re.search(rf"^## {alert}\n\n(.+?)(?=^## |\Z)", RUNBOOKS, re.M | re.S)
+    assert section, f"docs/runbooks.md has no section {alert}"
+    assert len(section[1].split()) > 15, f"the section {alert} says nothing"
+
+
+def test_no_runbook_is_left_of_an_alert_that_is_gone():
+    assert set(re.findall(r"^## (\w+)$", RUNBOOKS, re.M)) - set(RULES) == set()
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_each_alert_says_how_urgent_it_is_and_what_it_means(alert):
+    assert RULES[alert]["labels"]["severity"] in ("page", "ticket", "none")
+    assert set(RULES[alert]["annotations"]) == {"summary", "description", "runbook"}
+
+
+def test_a_new_queue_and_a_new_pool_are_watched_without_another_line(tmp_path):
+    more = [*TOPOLOGY["alerts_workers"], {"name": "gpu", "queues": ["images"], "hosts": 3}]
+    (tmp_path / "rules.yml").write_text(rendered(alerts_workers=more))
+    test = {
+        "interval": "10s",
+        "input_series": [
+            {
+                "series": 'celeriac_queue_oldest_message_age_seconds{queue="images"}',
+                "values": "400x30",
+            }
+        ],
+        "promql_expr_test": [
+            {
+                "expr": 'ALERTS{alertname="QueueOld", alertstate="firing"}',
+                "eval_time": "2m",
+                "exp_samples": firing("QueueOld", {"fires": [{"queue": "images"}]}),
+            },
+            {
+                "expr": 'celeriac:expected_workers{pool="gpu"}',
+                "eval_time": "2m",
+                "exp_samples": [{"labels": 'celeriac:expected_workers{pool="gpu"}', "value": 3}],
+            },
+        ],
+    }
+    given = {"rule_files": ["rules.yml"], "evaluation_interval": "10s", "tests": [test]}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(given))
+    done = promtool(tmp_path, "test", "rules", "test.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_without_a_lease_nobody_waits_for_a_leader():
+    assert {"BeatSilent", "BeatTwice"} & set(alerts(rendered(alerts_beat_lease=False))) == set()
