@@ -183,6 +183,7 @@ LIMITS = {
     r"redis-server@.*": 2.0,
     r"postgresql@.*": 2.0,
     r"nginx\.service": 2.0,
+    r"prometheus.*": 2.0,
 }
 
 

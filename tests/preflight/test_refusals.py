@@ -55,6 +55,31 @@ def test_a_pool_on_a_group_without_hosts_is_named(preflight):
     assert "the pool cpu runs on the group gpu, which has no host" in preflight.refuse()
 
 
+def test_a_pool_that_cannot_grow_is_refused_a_lower_bound(preflight):
+    preflight.variables["celery_workers"] = [pool(pool="threads", min_concurrency=1)]
+    said = preflight.refuse()
+    assert "the pool cpu has min_concurrency, but pool: threads cannot grow" in said
+    assert "write pool: prefork or gevent, or leave min_concurrency out" in said
+
+
+@pytest.mark.parametrize("least", [0, 5])
+def test_a_lower_bound_above_the_upper_one_is_refused(preflight, least):
+    preflight.variables["celery_workers"] = [pool(concurrency=4, min_concurrency=least)]
+    said = preflight.refuse()
+    assert f"min_concurrency of the pool cpu is {least}, and concurrency 4; write a number" in said
+
+
+def test_a_receiver_of_alerts_that_nobody_could_reach_is_refused(preflight):
+    preflight.variables["alertmanager_receivers"] = [{"name": "team", "email": "ops"}]
+    assert "the email of team is 'ops'; write an address" in preflight.refuse()
+
+
+def test_two_monitoring_hosts_are_refused(preflight):
+    preflight.hosts["monitoring"] = ["one", "two"]
+    said = preflight.refuse()
+    assert "The group monitoring has 2 hosts (one, two); write exactly one" in said
+
+
 def test_two_pools_of_one_name_are_refused(preflight):
     preflight.variables["celery_workers"] = [pool(), pool(queues=["emails"])]
     assert "celery_workers has 2 pools with the name cpu; rename one" in preflight.refuse()

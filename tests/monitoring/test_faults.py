@@ -1,0 +1,146 @@
+"""A real fault is told to a real receiver, in time; and what follows from it is not."""
+
+import subprocess
+import time
+
+import pytest
+
+from support.hosts import show, until
+
+testinfra_hosts = ["ansible://web"]
+JOURNAL = ("*-worker-*", "*-beat@*", "*-metrics@*", "redis-server@*")
+pytestmark = pytest.mark.usefixtures("reference_project", "told")
+
+# Where a queue's own limit is short, in the scenario's inventory.
+QUEUE = "emails"
+
+
+@pytest.fixture(scope="module")
+def unit(host, variables, release):
+    """Return a function that names the unit of a process."""
+    return lambda process: f"{variables['app_name']}-{process}@{release.id}.service"
+
+
+@pytest.fixture
+def stopped(host):
+    """Return a function that stops a unit until the test ends, and says when it was told to."""
+    units = []
+
+    def stop(name: str) -> float:
+        units.append(name)
+        at = time.time()
+        host.check_output(f"systemctl stop {name}")
+        return at
+
+    yield stop
+    for name in units:
+        host.check_output(f"systemctl start {name}")
+
+
+def test_a_healthy_host_disturbs_nobody(prometheus):
+    """What other tests have left is a ticket at most; nobody gets up for it."""
+    pages = 'ALERTS{severity="page", alertstate="firing"}'
+    until(120, lambda: prometheus.query(pages) == [], f"fires: {prometheus.query(pages)}")
+
+
+@pytest.mark.spec("G11.5")
+def test_a_pool_without_a_worker(host, stopped, unit, release, reaches):
+    """Within 90 s; and of the queue that nobody takes from, as long as something waits there."""
+    at = stopped(unit("worker-io"))
+    waits = time.time()
+    release.django(
+        "from celery import current_app as app\n"
+        f"app.send_task('celery.backend_cleanup', queue='{QUEUE}')\n"
+        "print(json.dumps(1))"
+    )
+    assert reaches("WorkerDown", at, within=90)["labels"]["pool"] == "io"
+    assert reaches("QueueOld", waits, within=120)["labels"]["queue"] == QUEUE
+    assert reaches("QueueWithoutConsumer", waits, within=150)["labels"]["queue"] == QUEUE
+
+
+@pytest.fixture
+def dead_letter(release):
+    """A task that is given what is no number; its dead letter is discarded at the end."""
+    yield time.time()
+    release.django(
+        "from celeriac.models import Dead\n"
+        "print(json.dumps(Dead.objects.filter(task='orders.invoice').delete()[0]))"
+    )
+
+
+@pytest.mark.spec("G11.5")
+def test_a_task_that_fails_for_good(release, dead_letter, reaches):
+    release.django(
+        "from celery import current_app as app\n"
+        "print(json.dumps(app.tasks['orders.invoice'].delay('no number').id))"
+    )
+    reaches("DeadLetters", dead_letter, within=120)
+
+
+@pytest.mark.spec("G11.5")
+def test_a_silent_beat(stopped, unit, reaches):
+    reaches("BeatSilent", stopped(unit("beat")), within=120)
+
+
+@pytest.mark.spec("G11.5")
+def test_a_broker_that_is_away(stopped, reaches):
+    found = reaches("RedisDown", stopped("redis-server@broker.service"), within=120)
+    assert found["labels"]["redis"] == "broker"
+
+
+@pytest.fixture
+def short_certificate(host, variables):
+    """The site shows a certificate that ends in ten days, until the test is over."""
+    path, key = variables["nginx_certificate"], variables["nginx_certificate_key"]
+    host.check_output(f"cp -p {path} /run/kept.crt")
+    host.check_output(
+        f"openssl req -x509 -key {key} -days 10 -subj /CN={variables['app_domain']}"
+        f" -addext subjectAltName=DNS:{variables['app_domain']} -out /run/short.crt"
+        f" && cat /run/short.crt >{path} && systemctl reload nginx"
+    )
+    yield time.time()
+    host.check_output(f"cp -p /run/kept.crt {path} && systemctl reload nginx")
+
+
+@pytest.mark.spec("G11.5")
+def test_a_certificate_that_ends_soon(short_certificate, reaches):
+    reaches("CertificateEnds", short_certificate, within=120)
+
+
+@pytest.fixture
+def full_disk(host):
+    """A small file system, full to 95 percent until the test is over."""
+    host.check_output("mkdir -p /srv/small && mount -t tmpfs -o size=10m tmpfs /srv/small")
+    at = time.time()
+    host.check_output("head -c 9960000 /dev/zero >/srv/small/file")
+    yield at
+    host.check_output("umount /srv/small")
+
+
+@pytest.mark.spec("G11.5")
+def test_a_full_disk(full_disk, reaches):
+    assert reaches("DiskFull", full_disk, within=120)["labels"]["mountpoint"] == "/srv/small"
+
+
+@pytest.mark.spec("G11.5")
+def test_a_host_that_is_gone_is_one_message(inventory, told, prometheus, reaches):
+    """All that follows from it is kept back."""
+    name = inventory.first("web")
+    until(180, lambda: prometheus.firing() <= {"Watchdog", "DeadLetters"}, "the last faults last")
+    at = time.time()
+    subprocess.run(["docker", "pause", name], check=True)
+    try:
+        found = reaches("HostDown", at, within=120)
+        assert found["labels"]["host"] == name
+        # ExporterDown would have come by now.
+        until(90, lambda: "ExporterDown" in prometheus.firing(), "its exporters still answer")
+        pages = {alert["labels"]["alertname"] for alert in told.alerts() if alert["at"] > at}
+        assert pages - {"DeadLetters"} == {"HostDown"}
+    finally:
+        subprocess.run(["docker", "unpause", name], check=True)
+    until(180, lambda: told.of("HostDown", at, "resolved"), "nobody is told that it is back")
+
+
+def test_nothing_was_left_behind(host, units, app_name):
+    assert {unit for unit, found in units.items() if found["ActiveState"] == "failed"} == set()
+    assert show(host, "redis-server@broker.service")
