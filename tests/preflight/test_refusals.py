@@ -352,6 +352,16 @@ def test_a_network_that_the_firewall_cannot_read_is_refused(preflight):
     assert "firewall_ssh_from has 'office'" in preflight.refuse()
 
 
+def test_backups_that_could_not_be_made_are_refused(preflight):
+    preflight.variables["backup_repositories"] = [{"type": "s3", "path": "/shop"}]
+    assert "backup_repositories: item 1 lacks s3-bucket" in preflight.refuse()
+
+
+def test_backups_need_no_place_where_they_are_off(preflight):
+    preflight.variables |= {"backup_enabled": False, "backup_repositories": []}
+    assert "UNREACHABLE" in preflight.run().stdout
+
+
 def test_a_good_pair_of_files_is_taken(preflight, tmp_path_factory):
     preflight.variables |= make_certificate(tmp_path_factory.mktemp("files"))
     assert "UNREACHABLE" in preflight.run().stdout

@@ -1,0 +1,118 @@
+"""Find out before a deployment which backups could not be made, or be of no use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+# What a restore needs beyond the data: the log of the time since.
+ROOM = 1.25
+NEEDED = {
+    "posix": ["path"],
+    "cifs": ["path"],
+    "s3": ["path", "s3-bucket", "s3-endpoint", "s3-region"],
+    "azure": ["path", "azure-account", "azure-container"],
+    "gcs": ["path", "gcs-bucket"],
+    "sftp": ["path", "sftp-host", "sftp-host-user"],
+}
+SHARED = ("", "/etc", "/home", "/opt", "/root", "/srv", "/usr", "/var", "/var/lib", "/var/log")
+# What the role sets for every repository.
+OURS = {"cipher-type": "backup_passphrase", "cipher-pass": "backup_passphrase"}
+
+
+def backup_problems(
+    repositories: Sequence[Mapping[str, Any]], schedule: Mapping[str, str], passphrase: str
+) -> list[str]:
+    """Return a sentence for each thing in the variables of the role backup that cannot work."""
+    problems = []
+    if not repositories:
+        problems.append(
+            "backup_repositories is empty; write a place, e.g. [{path: /var/lib/pgbackrest}], or "
+            "backup_enabled: false."
+        )
+    for number, repository in enumerate(repositories, 1):
+        problems += [
+            f"backup_repositories: item {number} {words}" for words in wrong_with(repository)
+        ]
+    places = [tuple(sorted(map(str, item.items()))) for item in repositories]
+    if len(set(places)) < len(places):
+        problems.append("backup_repositories names a place twice; leave one of them out.")
+    if not schedule.get("full"):
+        problems.append(
+            "backup_schedule has no time for full, on which all others rest; write e.g. full: Sun "
+            "02:10."
+        )
+    if len(passphrase) < 20:
+        problems.append(
+            "backup_passphrase is too short to protect anything; write a generated one of at least "
+            "20 characters in vault.yml."
+        )
+    return problems
+
+
+def wrong_with(repository: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with one repository, each as the end of a sentence."""
+    kind = str(repository.get("type", "posix"))
+    if kind not in NEEDED:
+        return [f"has the type {kind}; write one of {', '.join(NEEDED)}."]
+    found = []
+    for key in repository:
+        if key.startswith("repo"):
+            found.append(
+                f"has the key {key}; write it without its beginning: {key.partition('-')[2]}."
+            )
+        elif key in OURS:
+            found.append(f"has the key {key}, which follows from {OURS[key]}; leave it out.")
+        elif key == "host" or key.startswith("host-"):
+            found.append(
+                f"has the key {key}, but backups start from the database's host; write a type such "
+                "as s3 or sftp."
+            )
+    missing = [key for key in NEEDED[kind] if not repository.get(key)]
+    if missing:
+        found.append(f"lacks {', '.join(missing)}, which the type {kind} needs; add it.")
+    path = str(repository.get("path", "/…"))
+    local = kind in ("posix", "cifs")
+    if not path.startswith("/") or (local and path.rstrip("/") in SHARED):
+        found.append(f"has the path {path}; write a folder of its own, e.g. /var/lib/pgbackrest.")
+    if local and path.startswith("/var/lib/postgresql"):
+        found.append(f"has the path {path}, inside the server's own; write another one.")
+    return found
+
+
+def restore_problems(
+    info: Sequence[Mapping[str, Any]], to: str = "", room: int = -1, now: datetime | None = None
+) -> list[str]:
+    """Return why the state at the moment `to` cannot be restored; `info` is pgBackRest's.
+
+    `room` is the number of free bytes beside the old data; -1 where these make room.
+    """
+    backups = [backup for stanza in info for backup in stanza.get("backup", [])]
+    good = [backup for backup in backups if not backup.get("error")]
+    if not good:
+        return ["There is no backup to restore; playbooks/backup.yml makes one."]
+    problems = []
+    oldest = min(datetime.fromtimestamp(item["timestamp"]["stop"], UTC) for item in good)
+    moment = datetime.fromisoformat(to) if to else None
+    if moment and moment < oldest:
+        problems.append(
+            f"to is {to}, before the end of the oldest backup; write a moment after "
+            f"{oldest:%Y-%m-%d %H:%M:%S}+00."
+        )
+    if moment and moment > (now or datetime.now(UTC)):
+        problems.append(f"to is {to}, which is still to come; leave it out for all there is.")
+    size = max(good, key=lambda item: item["timestamp"]["stop"])["info"]["size"]
+    if 0 <= room < size * ROOM:
+        problems.append(
+            f"The host has {room / 1e9:.1f} GB left, and the restored data beside the old need "
+            f"{size * ROOM / 1e9:.1f} GB; make room, or go on without the old: -e old=discard"
+        )
+    return problems
+
+
+class FilterModule:
+    """What Ansible loads."""
+
+    def filters(self) -> dict[str, Callable[..., list[str]]]:
+        return {"backup_problems": backup_problems, "restore_problems": restore_problems}

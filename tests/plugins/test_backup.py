@@ -1,0 +1,139 @@
+"""What could not be backed up or restored is refused; the program tells what there is."""
+
+import importlib.util
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from support.inventory import ROOT
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(f"{path.stem}_under_test", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+plugin = load(ROOT / "plugins/filter/backup.py")
+program = load(ROOT / "roles/backup/files/backup.py")
+
+FOLDER = {"path": "/var/lib/pgbackrest"}
+BUCKET = {
+    "type": "s3",
+    "path": "/shop",
+    "s3-bucket": "backups",
+    "s3-endpoint": "s3.example.org",
+    "s3-region": "eu-1",
+}
+FULL = {"full": "Sun 02:10", "diff": ""}
+LONG = "x" * 64
+
+
+@pytest.mark.parametrize("repositories", [[FOLDER], [FOLDER, BUCKET]])
+def test_good_places_are_taken(repositories):
+    assert plugin.backup_problems(repositories, FULL, LONG) == []
+
+
+WRONG = {
+    "none": ([], "backup_repositories is empty; write a place"),
+    "unknown type": ([FOLDER | {"type": "ftp"}], "item 1 has the type ftp; write one of posix"),
+    "beginning": ([{"repo1-path": "/b"}], "has the key repo1-path; write it without its beginning"),
+    "passphrase": ([FOLDER | {"cipher-pass": "x"}], "follows from backup_passphrase; leave it out"),
+    "host": ([FOLDER | {"host": "b"}], "item 1 has the key host, but backups start from"),
+    "no bucket": ([{"type": "s3", "path": "/shop"}], "lacks s3-bucket, s3-endpoint, s3-region"),
+    "relative": ([{"path": "backups"}], "has the path backups; write a folder of its own"),
+    "shared": ([{"path": "/var/lib/"}], "has the path /var/lib/; write a folder of its own"),
+    "server's": ([{"path": "/var/lib/postgresql/b"}], "inside the server's own; write another"),
+    "twice": ([FOLDER, FOLDER], "backup_repositories names a place twice"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_place_that_cannot_work_is_refused(what):
+    repositories, words = WRONG[what]
+    assert words in " ".join(plugin.backup_problems(repositories, FULL, LONG))
+
+
+def test_backups_rest_on_full_ones():
+    (problem,) = plugin.backup_problems([FOLDER], {"diff": "daily"}, LONG)
+    assert "backup_schedule has no time for full" in problem
+
+
+def test_a_passphrase_is_no_short_word():
+    (problem,) = plugin.backup_problems([FOLDER], FULL, "secret")
+    assert "backup_passphrase is too short" in problem
+
+
+def backup(stop: int, repository: int = 1, size: int = 1000, error: bool = False) -> dict:
+    return {
+        "timestamp": {"start": stop - 5, "stop": stop},
+        "database": {"id": 1, "repo-key": repository},
+        "info": {"size": size},
+        "error": error,
+    }
+
+
+NOON = int(datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp())
+INFO = [{"backup": [backup(NOON), backup(NOON + 60, 2, 2000), backup(NOON + 90, 1, error=True)]}]
+LATER = datetime(2026, 11, 20, 13, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("to", ["", "2026-11-20 12:30:00+00", "2026-11-20 13:30:00.5+01"])
+def test_a_moment_since_the_oldest_backup_can_be_restored(to):
+    assert plugin.restore_problems(INFO, to, now=LATER) == []
+
+
+@pytest.mark.parametrize(
+    ("info", "to", "room", "words"),
+    [
+        ([], "", -1, "There is no backup to restore"),
+        ([{"backup": [backup(NOON, error=True)]}], "", -1, "There is no backup to restore"),
+        (INFO, "2026-11-20 11:59:59+00", -1, "write a moment after 2026-11-20 12:00:00+00"),
+        (INFO, "2026-11-20 12:30:00+01", -1, "before the end of the oldest backup"),
+        (INFO, "2026-11-20 13:00:01+00", -1, "which is still to come"),
+        (INFO, "", 2400, "make room, or go on without the old: -e old=discard"),
+    ],
+)
+def test_what_cannot_be_restored_is_refused(info, to, room, words):
+    (problem,) = plugin.restore_problems(info, to, room, LATER)
+    assert words in problem
+
+
+def test_the_newest_good_backup_counts_in_each_repository():
+    assert program.figures_of_backups(INFO) == {
+        'celeriac_backup_last_success_timestamp_seconds{repository="1"}': NOON,
+        'celeriac_backup_bytes{repository="1"}': 1000,
+        'celeriac_backup_last_success_timestamp_seconds{repository="2"}': NOON + 60,
+        'celeriac_backup_bytes{repository="2"}': 2000,
+    }
+
+
+def test_a_figure_stays_until_a_newer_one_of_its_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "STATE", tmp_path)
+    name = "celeriac_restore_verified_timestamp_seconds"
+    program.keep("drill", {name: 5})
+    program.keep("backups", program.figures_of_backups(INFO))
+    program.keep("drill", {name: 1795176000.25})
+    lines = (tmp_path / "celeriac_backup.prom").read_text().splitlines()
+    assert f"{name} 1795176000.25" in lines
+    assert f'celeriac_backup_last_success_timestamp_seconds{{repository="2"}} {NOON + 60}' in lines
+    kinds = [line.split()[2] for line in lines if line.startswith("# TYPE")]
+    assert len(kinds) == len(set(kinds)) == 3
+
+
+def test_a_failed_repository_is_named_and_the_others_get_theirs(tmp_path, monkeypatch):
+    tool = tmp_path / "pgbackrest"
+    tool.write_text(
+        f"#!/bin/sh\ncase \"$*\" in *info*) echo '{json.dumps(INFO)}';; *repo=1*) exit 1;;"
+        f' *) echo "$*" >>{tmp_path}/done;; esac\n'
+    )
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(program, "STATE", tmp_path)
+    with pytest.raises(program.Problem, match="repository 1 failed"):
+        program.back_up("full", 2)
+    assert (tmp_path / "done").read_text() == "--stanza=main --repo=2 --type=full backup\n"
+    assert (tmp_path / "celeriac_backup.prom").exists()
