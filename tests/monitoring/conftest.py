@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterator
+from email import message_from_string
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -56,25 +57,32 @@ class Told:
             if alert["status"] == status
         ]
 
-    def of(self, name: str, after: float, status: str = "firing") -> dict[str, Any] | None:
+    def of(
+        self, name: str, after: float, status: str = "firing", **labels: str
+    ) -> dict[str, Any] | None:
         """Return the first such alert that came after this time."""
+        wanted = {"alertname": name, **labels}.items()
         found = (
             alert
             for alert in self.alerts(status)
-            if alert["labels"]["alertname"] == name and alert["at"] > after
+            if wanted <= alert["labels"].items() and alert["at"] > after
         )
         return next(found, None)
 
-    def mail(self, name: str, after: float) -> tuple[float, str] | None:
+    def mail(self, name: str, after: float, **labels: str) -> tuple[float, str] | None:
         """Return when mail about the alert came, and its text."""
         folder = "/var/lib/mail-sink/new"
         listed = self.host.run(
-            f"grep -lE '^Subject:.*{name}' $(find {folder} -type f) | xargs -r stat -c '%.Y %n'"
+            f"grep -lE '^Subject: .(page|ticket). {name}:' -r {folder} | xargs -r stat -c '%.Y %n'"
         ).stdout
         for line in sorted(listed.splitlines()):
             at, path = line.split()
-            if float(at) > after:
-                return float(at), self.host.file(path).content_string
+            if float(at) < after:
+                continue
+            (part,) = message_from_string(self.host.file(path).content_string).get_payload()
+            text = part.get_payload(decode=True).decode()
+            if all(f"{label}={value}" in text for label, value in labels.items()):
+                return float(at), text
         return None
 
 
@@ -113,14 +121,20 @@ def told(watcher: tuple[Any, Variables], prometheus: Prometheus) -> Iterator[Tol
 def reaches(told: Told, figure: Callable[[str], None]) -> Callable[..., dict[str, Any]]:
     """Return a function that waits until an alert has reached webhook and mail, and notes when."""
 
-    def wait(name: str, since: float, within: float) -> dict[str, Any]:
+    def wait(name: str, since: float, within: float, **labels: str) -> dict[str, Any]:
         left = since + within - time.time()
-        found = until(max(left, 1), lambda: told.of(name, since), f"{name} reached no webhook")
-        mail = until(20, lambda: told.mail(name, since), f"{name} was not mailed")
+        found = until(
+            max(left, 1), lambda: told.of(name, since, **labels), f"{name} reached no webhook"
+        )
+        at, text = until(
+            20,
+            lambda: told.mail(name, since, alertname=name, **labels),
+            f"{name} was not mailed",
+        )
         took = found["at"] - since
-        figure(f"{name}: webhook after {took:.0f} s, mail after {mail[0] - since:.0f} s")
+        figure(f"{name}: webhook after {took:.0f} s, mail after {at - since:.0f} s")
         assert took < within
-        assert found["annotations"]["runbook"] in mail[1].replace("=\n", "").replace("=\r\n", "")
+        assert found["annotations"]["runbook"] in text
         return found
 
     return wait
