@@ -273,3 +273,17 @@ def test_an_alertmanager_that_is_away_is_said_and_the_rest_is_shown(run):
 
 def test_without_an_alertmanager_there_is_nothing_about_alerts(run):
     assert 'id="alerts"' not in run("print(see(root))")
+
+
+def test_the_last_deploys_are_shown_the_newest_first(run, tmp_path):
+    log = tmp_path / "deploys.log"
+    log.write_text("".join(f"2026-01-0{day}  deploy  1a2b  <done>\n" for day in range(1, 9)))
+    page = run(f"os.environ['CELERIAC_DEPLOYS'] = {str(log)!r}\nprint(see(root))")
+    assert page.index("2026-01-08") < page.index("2026-01-04")
+    assert "2026-01-03" not in page
+    assert "&lt;done&gt;" in page
+
+
+def test_before_the_first_deploy_there_is_nothing_about_deploys(run):
+    code = "os.environ['CELERIAC_DEPLOYS'] = '/nowhere/deploys.log'\nprint(see(root))"
+    assert 'id="deploys"' not in run(code)

@@ -20,7 +20,15 @@ def log_in(page, target, path="/operations/", heading="Operations"):
 def test_the_operator_sees_what_waits_and_runs(page, target, problems, shoot, scheme):
     page.emulate_media(color_scheme=scheme)
     log_in(page, target)
-    for name in ("Queues", "Running now", "Workers", "Owed", "Dead letters"):
+    for name in (
+        "Alerts",
+        "Queues",
+        "Running now",
+        "Workers",
+        "Owed",
+        "Dead letters",
+        "Last deploys",
+    ):
         expect(page.get_by_role("heading", name=name)).to_be_visible()
     for pool in target.pools:
         expect(page.locator("#workers")).to_contain_text(pool)

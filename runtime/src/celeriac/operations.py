@@ -5,10 +5,12 @@ letters (or workers, for what runs); replay and discard need the one to delete d
 What does not answer, Redis or PostgreSQL, is named on the page.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -33,6 +35,7 @@ from celeriac.models import Dead
 PERIODS = {1: 60, 6: 300, 24: 900}
 """Hours that the charts can show, and the seconds of one point."""
 
+DEPLOYS = 5
 LETTERS = 50
 AT_ONCE = 1000
 GONE = (DatabaseError, InterfaceError)
@@ -173,6 +176,7 @@ def look(request: HttpRequest, period: int, chosen: Filter) -> dict[str, Any]:
         "tiles": tiles(queues, consumers, workers, owed, dead, beat),
         "broker_problem": problem,
         "alerts": firing,
+        "deploys": last_deploys(),
         "alerts_problem": alerts_problem,
         "queues": [(q, consumers.get(q.name, 0)) for q in queues or ()],
         "unacked": unacked,
@@ -197,6 +201,16 @@ def look(request: HttpRequest, period: int, chosen: Filter) -> dict[str, Any]:
         "outbox_admin": where("admin:celeriac_outbox_changelist"),
         "now": timezone.localtime() if timezone.is_aware(timezone.now()) else timezone.now(),
     }
+
+
+def last_deploys() -> list[str]:
+    """The newest lines of the file that CELERIAC_DEPLOYS names, newest first; none without it."""
+    path = os.environ.get("CELERIAC_DEPLOYS")
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines() if path else []
+    except OSError:
+        return []  # before the first deploy
+    return lines[: -DEPLOYS - 1 : -1]
 
 
 def age(since: float | None) -> float:
