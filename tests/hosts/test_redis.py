@@ -55,15 +55,25 @@ print(json.dumps([answer(command) for command in {commands!r}]))
 """
 
 
+@pytest.fixture(scope="module")
+def client(redis, variables):
+    """The command that asks over the network, as nobody yet."""
+    command = f"redis-cli -p {redis['port']}"
+    if not variables["celeriac_many_hosts"]:
+        return command
+    name, ca = variables["inventory_hostname"], variables["celeriac_ca_on_hosts"]
+    return f"{command} -h {name} --tls --sni {name} --cacert {ca}"
+
+
 @pytest.mark.spec("D7.3.1", "D7.3.2")
-def test_without_a_password_nothing_is_answered(host, redis):
-    assert "NOAUTH" in host.run(f"redis-cli -p {redis['port']} ping").stdout
+def test_without_a_password_nothing_is_answered(host, client):
+    assert "NOAUTH" in host.run(f"{client} ping").stdout
 
 
 @pytest.mark.spec("D7.3.1", "D7.3.2")
 @pytest.mark.parametrize("user", ["default", "stranger"])
-def test_a_wrong_password_is_refused(host, redis, user):
-    result = host.run(f"REDISCLI_AUTH=wrong redis-cli -p {redis['port']} --user {user} ping")
+def test_a_wrong_password_is_refused(host, client, user):
+    result = host.run(f"REDISCLI_AUTH=wrong {client} --user {user} ping")
     assert "WRONGPASS" in result.stdout + result.stderr
     assert "PONG" not in result.stdout
 

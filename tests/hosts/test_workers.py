@@ -52,8 +52,9 @@ def worker(local_pool, workers, release, host):
 
 
 @pytest.mark.spec("D7.2.1", "G11.1", "G7.6", "D6.4.5")
-def test_the_worker_answers_over_the_broker(worker):
-    assert worker["stats"]["broker"]["transport"] == "redis"
+def test_the_worker_answers_over_the_broker(worker, variables):
+    transport = "rediss" if variables["celeriac_many_hosts"] else "redis"
+    assert worker["stats"]["broker"]["transport"] == transport
 
 
 @pytest.mark.spec("D6.1.4", "G2.6", "G1.2", "D2.2.3")
