@@ -1,0 +1,42 @@
+"""A pool with a lower bound grows when there is much to do, and shrinks when there is not."""
+
+import pytest
+
+from support.hosts import show, until
+
+testinfra_hosts = ["ansible://web"]
+JOURNAL = ("*-worker-cpu@*",)
+
+# Celery gives processes back 30 s after the last task came; Beat sends some all the time.
+SHRINKS_WITHIN = 120
+
+
+@pytest.fixture
+def size(host, variables, release):
+    """Return a function that counts the processes of the pool that grows."""
+    (pool,) = (found for found in variables["celery_workers"] if "min_concurrency" in found)
+    unit = f"{variables['app_name']}-worker-{pool['name']}@{release.id}.service"
+
+    def count() -> int:
+        main = show(host, unit)[unit]["MainPID"]
+        return len(host.run(f"pgrep --parent {main}").stdout.split())
+
+    count.pool = pool
+    return count
+
+
+@pytest.mark.spec("G11.3")
+def test_it_grows_with_the_load_and_shrinks_after_it(size, release, prometheus, figure):
+    least, most = size.pool["min_concurrency"], size.pool["concurrency"]
+    until(SHRINKS_WITHIN, lambda: size() == least, "it does not begin small")
+    queue = size.pool["queues"][0]
+    release.django(
+        "from celery import current_app as app\n"
+        f"[app.send_task('celery.backend_cleanup', queue={queue!r}) for _ in range(3000)]\n"
+        "print(json.dumps(1))"
+    )
+    until(30, lambda: size() == most, "it does not grow")
+    waits = f'celeriac:queue_messages{{queue="{queue}"}}'
+    until(120, lambda: prometheus.value(waits) == 0, "its queue does not get empty")
+    until(SHRINKS_WITHIN, lambda: size() == least, "it does not shrink")
+    figure(f"The pool grew from {least} to {most} processes and shrank again")
