@@ -7,7 +7,7 @@ from support.hosts import show, until
 testinfra_hosts = ["ansible://web"]
 JOURNAL = ("*-worker-cpu@*",)
 
-# Celery gives processes back 30 s after the last task came; Beat sends some all the time.
+# When no task has come for 5 s; Beat sends some all the time.
 SHRINKS_WITHIN = 120
 
 
