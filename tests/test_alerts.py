@@ -17,8 +17,8 @@ RUNBOOKS = (ROOT / "docs/runbooks.md").read_text()
 TOPOLOGY = {
     "alerts_app": "shop",
     "alerts_workers": [
-        {"name": "cpu", "queues": ["default", "orders"], "hosts": 1},
-        {"name": "io", "queues": ["emails"], "hosts": 2},
+        {"name": "cpu", "queues": ["default", "orders"], "hosts": ["one"]},
+        {"name": "io", "queues": ["emails"], "hosts": ["one", "two"]},
     ],
     "alerts_queues": {"default": {"age": 60}},
     "alerts_tasks": {"reports.yearly": 1200},
@@ -138,7 +138,10 @@ def test_each_alert_says_how_urgent_it_is_and_what_it_means(alert):
 
 
 def test_a_new_queue_and_a_new_pool_are_watched_without_another_line(tmp_path):
-    more = [*TOPOLOGY["alerts_workers"], {"name": "gpu", "queues": ["images"], "hosts": 3}]
+    more = [
+        *TOPOLOGY["alerts_workers"],
+        {"name": "gpu", "queues": ["images"], "hosts": ["x", "y", "z"]},
+    ]
     (tmp_path / "rules.yml").write_text(rendered(alerts_workers=more))
     test = {
         "interval": "10s",

@@ -82,6 +82,20 @@ def probe_job(job: str, module: str, targets: Mapping[str, str], port: int) -> d
     }
 
 
+def pools_on_hosts(
+    workers: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Return name, queues and hosts of each pool of `celery_workers`."""
+    return [
+        {
+            "name": worker["name"],
+            "queues": list(worker["queues"]),
+            "hosts": list(groups.get(worker.get("hosts", "workers"), [])),
+        }
+        for worker in workers
+    ]
+
+
 def receiver_problems(receivers: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a sentence for each receiver of alerts that nobody could reach."""
     problems = []
@@ -133,6 +147,7 @@ class FilterModule:
         return {
             "app_job": app_job,
             "monitoring_paths": monitoring_paths,
+            "pools_on_hosts": pools_on_hosts,
             "probe_job": probe_job,
             "receiver_problems": receiver_problems,
             "scrape_jobs": scrape_jobs,

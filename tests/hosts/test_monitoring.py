@@ -116,7 +116,8 @@ def test_as_many_workers_are_seen_as_there_should_be(prometheus):
 
     expected = counts("celeriac:expected_workers")
     assert expected
-    until(30, lambda: counts("celeriac:worker_units") == expected, "units of workers are missing")
+    units = "count by (pool) (celeriac:worker_unit)"
+    until(30, lambda: counts(units) == expected, "units of workers are missing")
     # A project without the runtime's tables does not say.
     if prometheus.query("celeriac:database_up"):
         until(30, lambda: counts("celeriac:workers") == expected, "workers are missing")

@@ -55,7 +55,7 @@ def test_a_pool_without_a_worker(host, stopped, unit, release, reaches):
         f"app.send_task('celery.backend_cleanup', queue='{QUEUE}')\n"
         "print(json.dumps(1))"
     )
-    reaches("WorkerDown", at, within=90, pool="io")
+    reaches("WorkerDown", at, within=90, pool="io", host=release.host.backend.host)
     reaches("QueueOld", waits, within=120, queue=QUEUE)
     reaches("QueueWithoutConsumer", waits, within=150, queue=QUEUE)
 

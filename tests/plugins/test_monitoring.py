@@ -72,6 +72,14 @@ def test_a_probe_names_its_target():
     assert found["labels"]["__param_target"] == "https://10.0.0.1/health/"
 
 
+def test_each_pool_is_on_the_hosts_of_its_group():
+    workers = [{"name": "cpu", "queues": ["a"]}, {"name": "io", "queues": ["b"], "hosts": "slow"}]
+    assert filters.pools_on_hosts(workers, {"workers": ["one"], "slow": ["two", "three"]}) == [
+        {"name": "cpu", "queues": ["a"], "hosts": ["one"]},
+        {"name": "io", "queues": ["b"], "hosts": ["two", "three"]},
+    ]
+
+
 GOOD = [
     {"name": "team", "email": "ops@example.org, boss@example.org"},
     {"name": "pager", "webhook": "https://pager.example.org/hook", "severities": ["page"]},
