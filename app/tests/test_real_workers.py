@@ -10,7 +10,7 @@ import pytest
 from django.core.management import call_command
 from django.db import connection
 from django.test import Client
-from django_celery_beat.models import IntervalSchedule
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 from django_celery_results.models import TaskResult
 
 from celeriac import ledger
@@ -47,7 +47,7 @@ def attempts(order: Order) -> dict[str, int]:
 
 
 @pytest.mark.spec("D4.2.3", "G4.1", "G4.2", "G4.5", "G4.6", "G5.3", "D6.1.1", "D6.1.4", "D6.2.1")
-@pytest.mark.spec("D7.1.1", "D7.1.2", "D7.1.4", "D7.1.5", "D7.1.6", "D7.2.1", "D7.2.2")
+@pytest.mark.spec("D7.1.1", "D7.1.2", "D7.1.4", "D7.1.5", "D7.1.6", "D7.2.1", "D7.2.2", "G5.4")
 def test_orders_go_through_and_beat_keeps_time(fleet, place, sink):
     schedule.sync()
     IntervalSchedule.objects.update(every=2)
@@ -64,6 +64,9 @@ def test_orders_go_through_and_beat_keeps_time(fleet, place, sink):
     assert f'"order": {orders[0].pk}, "task": "emails.confirm"' in fleet.log("io")
 
     until(lambda: Notice.objects.filter(orders_today__gte=5).exists(), 10, "orders are counted")
+    entry = PeriodicTask.objects.get(name="Count the orders of today")
+    assert entry.total_run_count > 0
+    assert entry.last_run_at > orders[0].created_at
 
     # An audited task keeps its result, the others do not.
     cleanup.apply_async(task_id="audited")
