@@ -11,7 +11,7 @@ from typing import Any
 Groups = Mapping[str, Sequence[str]]
 
 # The groups of the parts; those of worker pools come on top.
-PARTS = ("postgresql", "redis", "web", "beat", "flower", "proxy", "monitoring")
+PARTS = ("postgresql", "redis", "web", "beat", "flower", "proxy", "monitoring", "logs")
 ANYWHERE = "anywhere"
 # One or more labels of a host name (RFC 1123), in lower case as certificates are compared.
 NAME = re.compile(

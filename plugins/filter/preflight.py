@@ -18,7 +18,7 @@ POOL_NAME = re.compile(r"[a-z][a-z0-9]*")
 FOREIGN_PREFIXES = ("ansible_", "inventory_", "molecule_", "test_host_")
 # Pools that Celery can grow and shrink.
 SCALING = ("prefork", "gevent")
-SINGLE = ("postgresql", "redis", "flower", "monitoring")
+SINGLE = ("postgresql", "redis", "flower", "monitoring", "logs")
 NEEDED = ("postgresql", "redis", "web", "beat", "flower", "proxy")
 
 

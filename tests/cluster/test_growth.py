@@ -103,7 +103,7 @@ def test_the_host_that_joined_works(joined, wider, spare, reach):
 
 def test_the_proxy_asks_it(joined, wider, spare, reach):
     site = Site.of(wider.of(wider.first("proxy")))
-    log = "wc -l < /var/log/nginx/access.log"
+    log = "journalctl -t nginx -o cat --no-pager | wc -l"
     before = int(reach(spare).check_output(log))
     for _ in range(12):
         assert site.request("/").status == 200

@@ -70,6 +70,8 @@ def inner(variables):
     if "beat" in names and variables["metrics_enabled"]:
         port = variables["nginx_inner_metrics_port" if many else "metrics_port"]
         found["metrics"] = {int(port)}
+    if "logs" in names and many:
+        found["logs"] = {int(variables["logs_port"])}
     return found
 
 
@@ -147,7 +149,7 @@ def test_this_host_reaches_what_it_needs_and_nothing_else(
 ):
     me = variables["inventory_hostname"]
     mine = roles(variables)
-    needed = {part for role in mine for part in NEEDS.get(role, set())}
+    needed = {"logs"} | {part for role in mine for part in NEEDS.get(role, set())}
     doors, expected = [], set()
     for name in inventory.groups["all"]:
         if name == me:

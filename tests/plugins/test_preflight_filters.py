@@ -43,7 +43,7 @@ def test_a_part_without_a_host_is_named(groups, group):
     assert any(f"no host in the group {group}" in problem for problem in problems(groups))
 
 
-@pytest.mark.parametrize("group", ["postgresql", "redis", "flower"])
+@pytest.mark.parametrize("group", ["postgresql", "redis", "flower", "logs"])
 def test_what_can_be_there_once_is_there_once(groups, group):
     groups[group] = ["one", "two"]
     assert any("write exactly one" in problem for problem in problems(groups))
