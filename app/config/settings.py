@@ -4,6 +4,8 @@ from pathlib import Path
 
 from django.core.exceptions import ImproperlyConfigured
 
+from celeriac import logs
+
 from . import env
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -230,28 +232,7 @@ if LOG_LEVEL not in ("DEBUG", "INFO", "WARNING", "ERROR"):
 LOG_FORMAT = env.text("LOG_FORMAT", write="json", default="plain" if DEBUG else "json")
 if LOG_FORMAT not in ("json", "plain"):
     raise ImproperlyConfigured(f"LOG_FORMAT is {LOG_FORMAT!r}. Write LOG_FORMAT=json or plain")
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "filters": {"context": {"()": "config.log.Context"}},
-    "formatters": {
-        "json": {"()": "config.log.Json"},
-        "plain": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s%(context)s"},
-    },
-    "handlers": {
-        "stderr": {
-            "class": "logging.StreamHandler",
-            "formatter": LOG_FORMAT,
-            "filters": ["context"],
-        },
-    },
-    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
-    # Django's own handlers would print only in DEBUG, and a second time.
-    "loggers": {
-        "django": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
-        "django.server": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
-    },
-}
+LOGGING = logs.config(LOG_LEVEL, LOG_FORMAT)
 
 # The shop
 

@@ -10,9 +10,9 @@ from django.db import transaction
 from django.urls import reverse
 from django.utils import timezone
 
+from celeriac.logs import about
 from celeriac.models import Dead
 from config.http import post_json
-from config.log import about_order
 from orders.models import Order, Step
 
 from .models import Alert, Message
@@ -52,7 +52,7 @@ def order_delayed(*, order_id: int, tries: int, **_: object) -> None:
 
 def tell_if_late(order_id: int) -> bool:
     """Tell the customer of an order that is still on its way. False if there is nothing to tell."""
-    with about_order(order_id):
+    with about(order=order_id):
         order = Order.objects.filter(pk=order_id).first()
         if order is None or order.is_finished:
             return False

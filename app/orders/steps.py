@@ -15,8 +15,8 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from celeriac import deadletters
+from celeriac.logs import about
 from celeriac.models import Dead, Outbox
-from config.log import about_order
 
 from .models import Order, OrderStep, Step
 from .problems import PermanentProblem
@@ -46,7 +46,7 @@ def run(
     `work` is slow and may be interrupted; it must be safe to repeat. `record` writes the effect, in
     the transaction that moves the order on. Raises TemporaryProblem to be tried again.
     """
-    with about_order(order_id):
+    with about(order=order_id):
         order = Order.objects.filter(pk=order_id, step=step).first()
         if order is None:
             logger.info("%s: nothing to do, the order has moved on", step)

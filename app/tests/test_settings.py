@@ -16,8 +16,8 @@ from celery.signals import setup_logging
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from celeriac.logs import about
 from config import celery_app
-from config.log import about_order
 
 from .fixtures import APP
 
@@ -141,7 +141,7 @@ def logged(capfd, settings):
     def logged(kind: str, write: Callable[[logging.Logger], None]) -> str:
         handler = {**settings.LOGGING["handlers"]["stderr"], "formatter": kind}
         logging.config.dictConfig({**settings.LOGGING, "handlers": {"stderr": handler}})
-        with about_order(17):
+        with about(order=17):
             write(logging.getLogger("orders"))
         out, err = capfd.readouterr()
         assert out == ""

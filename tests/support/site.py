@@ -62,6 +62,8 @@ class Site:
     port: int = 443
     public_port: int = 443
     cookies: dict[str, str] = field(default_factory=dict)
+    ordered_by: str = ""
+    """The id of the request that placed the last order."""
 
     @classmethod
     def of(cls, variables: Variables) -> Site:
@@ -149,6 +151,7 @@ class Site:
             },
         )
         assert answer.status == 302, (answer.status, answer.text[:2000])
+        self.ordered_by = answer.header("X-Request-ID")
         return urlsplit(answer.header("Location")).path
 
     def progress(self, order: str) -> dict[str, Any]:

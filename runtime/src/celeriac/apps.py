@@ -14,11 +14,12 @@ class CeleriacConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from celeriac import deadletters, history
+        from celeriac import deadletters, history, logs
 
         post_migrate.connect(let_read, sender=self)
         deadletters.connect()
         history.connect()
+        logs.connect()
         checks.register(check_database)
 
 

@@ -46,7 +46,7 @@ from celery.utils.imports import load_extension_class_names, symbol_by_name
 from celery.utils.log import get_logger
 from kombu.exceptions import OperationalError
 
-from celeriac import connections, history, notify
+from celeriac import connections, history, logs, notify
 
 logger = get_logger("celeriac.beat")
 
@@ -206,6 +206,7 @@ class LeaderScheduler:
         inner_class = scheduler_class(app)
         if not lazy:
             app.conf.beat_sync_every = 1
+            logs.connect()
             connections.notice_lost_servers()
             self.lease = Lease(app.main or "celery")
             self.wait_for_lease()

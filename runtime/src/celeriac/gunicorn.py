@@ -3,6 +3,7 @@
 Guarantees: READY=1 comes from the master only when a worker has loaded the app (plain
 gunicorn says it before the import); a broken app never becomes ready and the master
 exits non-zero; WATCHDOG=1 comes from the master's own loop, STOPPING=1 when it stops.
+Each request's X-Request-ID is in its log lines and goes along with its tasks (logs.py).
 Options on gunicorn's command line win over the ones here.
 
 Limits: the hooks wrap two methods of gunicorn's master, `murder_workers` (once per pass
@@ -15,7 +16,18 @@ import signal
 import socket
 from typing import Any
 
-from celeriac import notify
+from gunicorn import glogging
+
+from celeriac import logs, notify
+
+
+class Logger(glogging.Logger):
+    """Writes gunicorn's own lines as JSON."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        for handler in self.error_log.handlers:
+            handler.setFormatter(logs.Json())
 
 
 def on_unix_socket() -> bool:
@@ -27,6 +39,9 @@ def on_unix_socket() -> bool:
 
 
 control_socket_disable = True
+if "JOURNAL_STREAM" in os.environ:
+    # Its own lines are as those of the app. nginx writes the one about each request.
+    logger_class = "celeriac.gunicorn.Logger"
 errorlog = "-"
 graceful_timeout = int(os.environ.get("CELERIAC_GRACEFUL_TIMEOUT", "30"))
 if on_unix_socket():
@@ -66,8 +81,18 @@ def when_ready(server: Any) -> None:
     server.murder_workers, server.stop = on_pass, on_stop
 
 
+def pre_request(worker: Any, request: Any) -> None:
+    """In the thread that answers: what is logged from now on is about this request."""
+    logs.begin(next((value for name, value in request.headers if name == "X-REQUEST-ID"), ""))
+
+
+def post_request(worker: Any, request: Any, environ: Any, response: Any) -> None:
+    logs.end()
+
+
 def post_worker_init(worker: Any) -> None:
     """A worker has loaded the app: note it, and wake the master's loop."""
+    logs.connect()
     _loaded[0] = 1
     os.kill(worker.ppid, signal.SIGCHLD)
 

@@ -31,7 +31,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.worker import state
 from celery.worker.consumer import consumer as consumer_module
 
-from celeriac import connections, inspection, notify  # noqa: F401 - inspection replaces an answer
+from celeriac import connections, inspection, logs, notify  # noqa: F401 - inspection replaces an answer
 
 QUIET_SECONDS = 0.3
 POLL_SECONDS = 0.1
@@ -315,6 +315,7 @@ class Supervisor:
 def announce(sender: Any, **_: Any) -> None:
     """Say why the unit is still starting, and keep database connections across tasks."""
     connections.attach(sender)
+    logs.connect()
     survive_memory_errors()
     notify.send("STATUS=starting: connecting to the broker")
     if has_tables():

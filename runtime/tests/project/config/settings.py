@@ -35,4 +35,9 @@ CELERY_TASK_TIME_LIMIT = 120
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_TASK_DEFAULT_QUEUE = "default"
 
+if level := os.environ.get("PROJECT_LOGS"):
+    from celeriac import logs
+
+    LOGGING = logs.config(level)
+
 globals().update(json.loads(os.environ.get("PROJECT_SETTINGS", "{}")))

@@ -1,3 +1,5 @@
+import logging
+
 from django.http import HttpResponse, HttpResponseRedirect
 from django.urls import path
 
@@ -22,7 +24,17 @@ def moved(request):
     return HttpResponseRedirect("/health/")
 
 
+def call(request):
+    from jobs import durable, tasks
+
+    logging.getLogger("jobs").info("called")
+    durable.flaky.delay(request.GET["name"], 1)
+    tasks.work.delay(1)
+    return HttpResponse()
+
+
 urlpatterns = [
+    path("call/", call),
     path("health/", health),
     path("broken/", broken),
     path("hidden/", hidden),
