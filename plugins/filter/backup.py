@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -81,6 +82,27 @@ def wrong_with(repository: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def files_problems(paths: Sequence[str], repository: str) -> list[str]:
+    """Return a sentence for each reason why restic could not back these folders up there."""
+    problems = [
+        f"backup_files_paths has {path!r}; write a folder with its whole path, without blanks."
+        for path in paths
+        if not re.fullmatch(r"/[^\s%'\"]+", str(path))
+    ]
+    if not re.match(r"/.|(sftp|s3|rest|b2|azure|gs|swift|rclone):.", repository):
+        problems.append(
+            f"backup_files_repository is {repository!r}; write a folder of the host, or as restic "
+            "names places, e.g. s3:https://s3.example.org/backups."
+        )
+    for path in paths:
+        if f"{repository}/".startswith(f"{str(path).rstrip('/')}/"):
+            problems.append(
+                f"backup_files_repository is {repository}, inside {path}, which is backed up; "
+                "write another place."
+            )
+    return problems
+
+
 def restore_problems(
     info: Sequence[Mapping[str, Any]], to: str = "", room: int = -1, now: datetime | None = None
 ) -> list[str]:
@@ -111,8 +133,30 @@ def restore_problems(
     return problems
 
 
+def snapshot_for(snapshots: Sequence[Mapping[str, Any]], to: str = "") -> str:
+    """Return the id of the first backup of files since the moment `to`, or of the newest.
+
+    Files that are too many do no harm; a row without its file would.
+    """
+    known = sorted((moment_of(each["time"]), str(each["id"])) for each in snapshots)
+    if not known:
+        raise ValueError("There is no backup of files.")
+    since = [name for at, name in known if to and at >= datetime.fromisoformat(to)]
+    return since[0] if since else known[-1][1]
+
+
+def moment_of(text: str) -> datetime:
+    """Return the moment that restic writes, with nine digits after the second."""
+    return datetime.fromisoformat(re.sub(r"([.][0-9]{6})[0-9]+", r"\1", text))
+
+
 class FilterModule:
     """What Ansible loads."""
 
-    def filters(self) -> dict[str, Callable[..., list[str]]]:
-        return {"backup_problems": backup_problems, "restore_problems": restore_problems}
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        return {
+            "backup_problems": backup_problems,
+            "files_problems": files_problems,
+            "restore_problems": restore_problems,
+            "snapshot_for": snapshot_for,
+        }

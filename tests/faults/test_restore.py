@@ -69,6 +69,24 @@ def test_a_moment_before_the_mistake_comes_back(restore, host, site, sql, variab
     assert site.finish(after, ENDS_WITHIN)["step"] == "done"
 
 
+def found_files(host, variables):
+    """The project's files, with owner and checksum."""
+    find = "find {} -type f -exec stat -c '%U %n' {{}} + -exec sha256sum {{}} +"
+    return {
+        line
+        for path in variables["backup_files_paths"]
+        for line in host.check_output(find.format(path)).splitlines()
+    }
+
+
+def kept_files(host, variables):
+    """The same, when they are backed up."""
+    if not variables["backup_files_paths"]:
+        return set()
+    host.check_output("systemctl start celeriac-files-backup.service")
+    return found_files(host, variables)
+
+
 def test_lost_data_come_back_up_to_the_last_archived_change(
     restore, host, site, sql, variables, figure
 ):
@@ -79,11 +97,15 @@ def test_lost_data_come_back_up_to_the_last_archived_change(
     until(30, lambda: sql(archived) == ["t"], "the log was not archived")
     host.check_output("systemctl kill --signal=KILL 'postgresql@*'; systemctl stop 'postgresql@*'")
     host.check_output("rm -rf /var/lib/postgresql/*/main/*")
+    files = kept_files(host, variables)
+    host.check_output(f"rm -rf {' '.join(f'{path}/*' for path in variables['backup_files_paths'])}")
 
     began = time.monotonic()
-    done = restore(consent=variables["app_name"], old="discard", patience="5")
+    orders = {"files": "restore"} if files else {}
+    done = restore(consent=variables["app_name"], old="discard", patience="5", **orders)
     assert done.returncode == 0, done.stdout[-4000:]
     figure(f"restore.yml after the loss of all data: {time.monotonic() - began:.0f} s")
+    assert files <= found_files(host, variables)
     assert site.progress(order)["step"] == "done"
     assert site.finish(site.place_order(), ENDS_WITHIN)["step"] == "done"
     left = host.check_output(f"ls -d {shlex.quote('/var/lib/postgresql')}/*/main.before-* || :")

@@ -137,3 +137,53 @@ def test_a_failed_repository_is_named_and_the_others_get_theirs(tmp_path, monkey
         program.back_up("full", 2)
     assert (tmp_path / "done").read_text() == "--stanza=main --repo=2 --type=full backup\n"
     assert (tmp_path / "celeriac_backup.prom").exists()
+
+
+SNAPSHOTS = [
+    {"id": "c", "time": "2026-11-20T13:00:00.123456789Z"},
+    {"id": "a", "time": "2026-11-20T11:00:00.123456789Z"},
+    {"id": "b", "time": "2026-11-20T13:00:00.5+01:00"},
+]
+
+
+@pytest.mark.parametrize(
+    ("to", "found"),
+    [
+        ("", "c"),
+        ("2026-11-20 11:30:00+00", "b"),
+        ("2026-11-20 10:00:00+00", "a"),
+        ("2026-11-20 14:00:00+00", "c"),
+    ],
+)
+def test_files_come_from_the_first_backup_since_the_moment(to, found):
+    assert plugin.snapshot_for(SNAPSHOTS, to) == found
+
+
+def test_without_a_backup_of_files_there_is_nothing_to_restore():
+    with pytest.raises(ValueError, match="no backup of files"):
+        plugin.snapshot_for([])
+
+
+@pytest.mark.parametrize(
+    "repository", ["/srv/backups", "s3:https://s3.example.org/b", "sftp:a@b:/c"]
+)
+def test_good_places_for_files_are_taken(repository):
+    assert plugin.files_problems(["/var/lib/shop/media"], repository) == []
+
+
+@pytest.mark.parametrize(
+    ("paths", "repository", "words"),
+    [
+        (
+            ["media"],
+            "/srv/backups",
+            "backup_files_paths has 'media'; write a folder with its whole",
+        ),
+        (["/a b"], "/srv/backups", "without blanks"),
+        (["/var/lib/shop"], "backups", "backup_files_repository is 'backups'; write a folder of"),
+        (["/var/lib/shop"], "/var/lib/shop/backups", "inside /var/lib/shop, which is backed up"),
+    ],
+)
+def test_files_that_could_not_be_backed_up_are_refused(paths, repository, words):
+    (problem,) = plugin.files_problems(paths, repository)
+    assert words in problem

@@ -357,6 +357,11 @@ def test_backups_that_could_not_be_made_are_refused(preflight):
     assert "backup_repositories: item 1 lacks s3-bucket" in preflight.refuse()
 
 
+def test_files_that_could_not_be_backed_up_are_refused(preflight):
+    preflight.variables["backup_files_repository"] = "backups"
+    assert "one: backup_files_repository is 'backups'; write a folder" in preflight.refuse()
+
+
 def test_backups_need_no_place_where_they_are_off(preflight):
     preflight.variables |= {"backup_enabled": False, "backup_repositories": []}
     assert "UNREACHABLE" in preflight.run().stdout
