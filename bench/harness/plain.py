@@ -87,7 +87,9 @@ def prepare(host: Host, project: Path) -> None:
         " git clone --quiet origin work 2>/dev/null;"
         " umask 077; for role in worker manage; do"
         f" cat {environment} {environment}.$role | grep -v ^PATH= >env-$role;"
-        " echo BENCH_RUNTIME=no >>env-$role; done",
+        # One user of Redis for all, and the worker gossips.
+        ' echo "CELERY_BROKER_URL=redis://admin:$(cat /etc/redis/redis-broker.admin)'
+        '@127.0.0.1:6379/0" >>env-$role; echo BENCH_RUNTIME=no >>env-$role; done',
     )
     push(host, project, "plain-0")
     for name, command in COMMANDS.items():

@@ -20,6 +20,8 @@ DATABASES = {
         "USER": DATABASE.username,
         "PASSWORD": DATABASE.password,
         "NAME": DATABASE.path.lstrip("/"),
+        # Of the web server only, see wsgi.py: what workers do with theirs is measured.
+        "CONN_MAX_AGE": int(os.environ.get("BENCH_CONN_MAX_AGE", "0")),
     }
 }
 
