@@ -16,6 +16,24 @@ REFUSED = {
     "drain: no such host": ("drain", ["do=back", "host=two"], "host is two, which runs nothing"),
     "drain: all of the site": ("drain", ["do=out", "host=one"], "one is the only web host"),
     "maintenance: no verb": ("maintenance", ["do=maybe"], "do is maybe; write do=on or do=off."),
+    "backup: no verb": ("backup", ["do=eat"], "do is eat; write do=list or do=drill"),
+    "backup: no kind": ("backup", ["kind=half"], "kind is half; write kind=full, kind=diff or kind="),
+    "restore: no consent": ("restore", [], "To go on: -e consent=shop"),
+    "restore: consent to another": ("restore", ["consent=ledger"], "To go on: -e consent=shop"),
+    "restore: no moment": (
+        "restore",
+        ["consent=shop", "to=yesterday"],
+        "to is yesterday, which is no moment; write date, time and the difference to UTC",
+    ),
+    "restore: no zone": (
+        "restore",
+        ["consent=shop", "to='2026-11-20 18:05:00'"],
+        "to is 2026-11-20 18:05:00, which is no moment",
+    ),
+    "restore: old data": ("restore", ["consent=shop", "old=burn"], "old is burn; write old=discard"),
+    "restore: files": ("restore", ["consent=shop", "files=yes"], "files is yes; write files=restore"),
+    "trace: nothing": ("trace", [], "Write either id=<id of a request or a task> or about="),
+    "trace: no id": ("trace", ["id=17"], "id is 17, which no request or task has"),
 }
 
 
@@ -54,6 +72,10 @@ def test_what_makes_no_sense_is_refused(preflight, what):
         ("drain", ["do=back", "host=one"]),
         ("maintenance", ["do=on", "text=Soon."]),
         ("rollback", []),
+        ("backup", []),
+        ("backup", ["do=list"]),
+        ("restore", ["consent=shop", "to='2026-11-20 18:05:00+00'"]),
+        ("trace", ["about=order=17"]),
     ],
 )
 def test_what_makes_sense_goes_on_to_the_host(preflight, verb, orders):
