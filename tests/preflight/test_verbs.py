@@ -17,7 +17,7 @@ REFUSED = {
     "drain: all of the site": ("drain", ["do=out", "host=one"], "one is the only web host"),
     "maintenance: no verb": ("maintenance", ["do=maybe"], "do is maybe; write do=on or do=off."),
     "backup: no verb": ("backup", ["do=eat"], "do is eat; write do=list or do=drill"),
-    "backup: no kind": ("backup", ["kind=half"], "kind is half; write kind=full, kind=diff or kind="),
+    "backup: no kind": ("backup", ["kind=half"], "kind is half; write kind=full"),
     "restore: no consent": ("restore", [], "To go on: -e consent=shop"),
     "restore: consent to another": ("restore", ["consent=ledger"], "To go on: -e consent=shop"),
     "restore: no moment": (
@@ -30,8 +30,8 @@ REFUSED = {
         ["consent=shop", "to='2026-11-20 18:05:00'"],
         "to is 2026-11-20 18:05:00, which is no moment",
     ),
-    "restore: old data": ("restore", ["consent=shop", "old=burn"], "old is burn; write old=discard"),
-    "restore: files": ("restore", ["consent=shop", "files=yes"], "files is yes; write files=restore"),
+    "restore: old data": ("restore", ["consent=shop", "old=burn"], "old is burn; write old="),
+    "restore: files": ("restore", ["consent=shop", "files=yes"], "files is yes; write files="),
     "trace: nothing": ("trace", [], "Write either id=<id of a request or a task> or about="),
     "trace: no id": ("trace", ["id=17"], "id is 17, which no request or task has"),
 }
