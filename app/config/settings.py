@@ -211,6 +211,9 @@ CELERY_TASK_ACKS_LATE = True
 # reject_on_worker_lost would run a task that kills its worker for ever; this counts as a retry.
 CELERY_TASK_RETRY_ON_WORKER_LOST = True
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+# Of tasks that wait for others and have no limit of their own (seconds): network timeouts end them
+# long before, this what those do not see.
+CELERY_TASK_TIME_LIMIT = 100
 
 # Results cost more than most tasks: only the audited ones keep theirs (ignore_result=False).
 CELERY_TASK_IGNORE_RESULT = True

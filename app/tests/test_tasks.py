@@ -114,8 +114,9 @@ def test_limits_fit_the_pool(name):
         timeout = celery_app.conf.broker_transport_options["visibility_timeout"]
         assert task.time_limit < timeout
     else:
-        # gevent has no soft limit; the network timeouts end the task.
+        # gevent has no soft limit; the network timeouts end the task before the hard one does.
         assert task.soft_time_limit is None
+        assert (task.time_limit or celery_app.conf.task_time_limit) > settings.EMAIL_TIMEOUT
 
 
 STEPS = {path: import_string(path) for path in steps.TASKS.values()}

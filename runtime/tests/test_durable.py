@@ -489,8 +489,9 @@ def test_an_exception_makes_a_dead_letter_that_can_be_replayed(worker, ledger, p
     assert ledger.dead() == []
 
 
-def test_a_hard_time_limit_makes_a_dead_letter(worker, ledger):
-    worker("prefork", 2, settings=LATE).ready()
+@POOLS
+def test_a_hard_time_limit_makes_a_dead_letter(worker, ledger, pool):
+    worker(pool, 2, settings=LATE).ready()
     ledger.run("d.stuck.delay('x')")
     wait_for(ledger.dead, 15)
     ledger.settled(5)

@@ -15,7 +15,8 @@ import base64
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery, current_app, signals
@@ -143,11 +144,24 @@ class Busy(Exception):
     """The row is locked by a task that is about to end; try again."""
 
 
+_timing_out: dict[str, Any] = {}
+
+
+@contextmanager
+def timing_out(context: Any) -> Iterator[None]:
+    """Know a request that Celery has forgotten by the time it tells of a hard limit."""
+    _timing_out[context.id] = context
+    try:
+        yield
+    finally:
+        _timing_out.pop(context.id, None)
+
+
 def _timed_out(task_id: str) -> Any:
     from celery.worker import state
 
     found = state.requests.get(task_id)
-    return found._context if found is not None else None
+    return found._context if found is not None else _timing_out.get(task_id)
 
 
 def composed(app: Celery, signature: Any, task_id: str) -> Message:

@@ -17,6 +17,10 @@ from celeriac.broker import HEADER
 class Request(request.Request):
     """A lost child is no failure: the row is still owed, and the keeper sends it again."""
 
+    def on_timeout(self, soft: bool, timeout: float) -> Any:
+        with deadletters.timing_out(self._context):
+            return super().on_timeout(soft, timeout)
+
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> Any:
