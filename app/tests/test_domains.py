@@ -114,6 +114,7 @@ def test_preflight_does_not_mention_it_when_all_three_are_gone(copy):
     said = preflight(copy, queues_of(copy.root / "group_vars/all/celery.yml"))
     assert copy.without not in said
     assert "error" not in said
+    assert "warning" not in said, said
 
 
 def test_preflight_names_the_line_that_was_left_in_the_topology(copy):
