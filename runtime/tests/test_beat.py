@@ -187,16 +187,16 @@ def test_a_run_that_can_never_be_sent_does_not_stop_the_others(beat, broker, opt
 def test_a_beat_that_ends_while_it_waits_leaves_the_run_due(beat, broker, database, end, status):
     row = "SELECT total_run_count FROM django_celery_beat_periodictask WHERE name = 'a'"
     with psycopg.connect(database, autocommit=True) as server:
-        first = beat(scheduler="", schedule=every(3, "a")).ready()
+        first = beat(scheduler="", schedule=every(8, "a")).ready()
         wait_for(lambda: len(ticks(broker)) == 1, 10)
         broker.stop()
-        wait_for(lambda: "Keeping the due run of a" in first.log(), 10)
+        wait_for(lambda: "Keeping the due run of a" in first.log(), 15)
         first.process.send_signal(end)
         assert first.wait(5) == status
         assert server.execute(row).fetchone() == (1,)
         broker.start()
-        beat(scheduler="", schedule=every(3, "a")).ready()
-        wait_for(lambda: len(ticks(broker)) == 2, 2)
+        beat(scheduler="", schedule=every(8, "a")).ready()
+        wait_for(lambda: len(ticks(broker)) == 2, 6, "the run that was due, before the next one is")
 
 
 def test_a_run_that_was_sent_but_not_saved_is_sent_again_with_the_same_id(beat, broker, database):
