@@ -75,7 +75,8 @@ def test_its_tasks_ran_in_a_pool_that_suits_them(
     said_by, sql, row, variables, app_name, task, kind
 ):
     number = sql(f"select id from orders_order where {row}")[0]
-    names = [item["name"] for item in variables["celery_workers"] if item.get("pool", "prefork") == kind]
+    pools = variables["celery_workers"]
+    names = [item["name"] for item in pools if item.get("pool", "prefork") == kind]
     units = " ".join(f"-u '{app_name}-worker-{name}@*'" for name in names)
     said = said_by(
         variables["celery_worker_groups"], f"journalctl --no-pager -o cat --since -10min {units}"
