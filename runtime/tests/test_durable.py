@@ -65,12 +65,14 @@ def test_a_bulk_is_composed_as_celery_would(ledger, broker):
         "from celeriac.models import Outbox\n"
         "enqueue_many(d.add, [(1, 2), {'x': 1, 'y': 2}, (3, 4)])\n"
         "d.add.delay(3, 4)\n"
-        "a, b = [json.loads(m.message) for m in Outbox.objects.order_by('seq')[2:]]\n"
+        "first, _, a, b = [json.loads(m.message) for m in Outbox.objects.order_by('seq')]\n"
         "assert a['body'] == b['body'], (base64.b64decode(a['body']), b)\n"
-        "skip = ('id', 'root_id', 'correlation_id', 'celeriac_due')\n"
+        "skip = ('id', 'root_id', 'correlation_id', 'celeriac_due', 'celeriac_request')\n"
         "for part in ('headers', 'properties'):\n"
         "    one, other = ({k: v for k, v in m[part].items() if k not in skip} for m in (a, b))\n"
         "    assert one == other, (one, other)\n"
+        "called = [m['headers']['celeriac_request'] for m in (first, a, b)]\n"
+        "assert called == [first['headers']['id']] * 2 + [b['headers']['id']], called\n"
         "assert a['headers']['id'] == a['headers']['root_id'] == a['properties']['correlation_id']"
     )
 
