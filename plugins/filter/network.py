@@ -10,8 +10,6 @@ from typing import Any
 
 Groups = Mapping[str, Sequence[str]]
 
-# The groups of the parts; those of worker pools come on top.
-PARTS = ("postgresql", "redis", "web", "beat", "flower", "proxy", "monitoring", "logs")
 ANYWHERE = "anywhere"
 # One or more labels of a host name (RFC 1123), in lower case as certificates are compared.
 NAME = re.compile(
@@ -22,11 +20,6 @@ NAME = re.compile(
 def hosts_in(groups: Groups, wanted: Iterable[str]) -> list[str]:
     """Return the hosts of the `wanted` groups, each once, in the order of the inventory."""
     return list(dict.fromkeys(host for name in wanted for host in groups.get(name, [])))
-
-
-def hosts_of_parts(groups: Groups, worker_groups: Sequence[str] = ()) -> list[str]:
-    """Return every host that runs a part of the deployment."""
-    return hosts_in(groups, [*PARTS, *worker_groups])
 
 
 def only_address(text: Any) -> str:
@@ -170,7 +163,6 @@ class FilterModule:
             "as_network": as_network,
             "firewall_sources": firewall_sources,
             "hosts_in": hosts_in,
-            "hosts_of_parts": hosts_of_parts,
             "in_url": in_url,
             "network_problems": network_problems,
             "only_address": only_address,

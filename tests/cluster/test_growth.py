@@ -3,6 +3,7 @@
 import pytest
 
 from support import inventory as inventories
+from support.deploys import playbook
 from support.hosts import Release, until
 from support.load import run_site, visited
 from support.site import Site
@@ -178,3 +179,12 @@ def test_a_run_of_one_host_leaves_one_beat(left, inventory, sql):
         ),
         "not exactly one Beat leads",
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"), [("deploy", {"app_env": {"NEW": "1"}}), ("rollback", {})]
+)
+def test_a_run_of_one_host_ships_no_other_release(left, inventory, name, changed):
+    done = playbook(inventory, name, f"--limit={inventory.groups['beat'][-1]}", **changed)
+    assert done.returncode != 0
+    assert "without --limit" in " ".join(done.stdout.split())

@@ -37,14 +37,8 @@ def load():
 FILTERS = load()
 
 
-def test_every_host_of_a_part_counts_once_and_others_not():
-    assert FILTERS["hosts_of_parts"](GROUPS, ["cpu"]) == ["data", "web-1", "web-2", "work", "door"]
-
-
-def test_a_group_of_workers_counts_where_a_pool_names_it():
-    groups = {"web": ["one"], "gpu": ["two"]}
-    assert FILTERS["hosts_of_parts"](groups, ["gpu"]) == ["one", "two"]
-    assert FILTERS["hosts_of_parts"](groups, []) == ["one"]
+def test_a_host_of_many_groups_counts_once_and_a_group_that_is_not_there_for_nothing():
+    assert FILTERS["hosts_in"](GROUPS, ["web", "cpu", "gone"]) == ["web-1", "web-2", "work"]
 
 
 @pytest.mark.parametrize(
