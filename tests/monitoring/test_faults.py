@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from support.deploys import playbook
 from support.hosts import show, until
 
 testinfra_hosts = ["ansible://web"]
@@ -58,6 +59,27 @@ def test_a_pool_without_a_worker(host, stopped, unit, release, reaches):
     reaches("WorkerDown", at, within=90, pool="io", host=release.host.backend.host)
     reaches("QueueOld", waits, within=120, queue=QUEUE)
     reaches("QueueWithoutConsumer", waits, within=150, queue=QUEUE)
+
+
+@pytest.fixture
+def drained(inventory):
+    """The pool is out of service until the test ends."""
+
+    def drain(do):
+        done = playbook(inventory, "drain", do=do, pool="io")
+        assert done.returncode == 0, done.stdout[-2000:]
+
+    at = time.time()
+    drain("out")
+    yield at
+    drain("back")
+
+
+def test_a_pool_that_was_drained_wakes_nobody(drained, host, prometheus, told):
+    out = f'celeriac_out_of_service{{host="{host.backend.host}"}}'
+    until(60, lambda: prometheus.query(out), "nobody sees that it is out of service")
+    time.sleep(75)  # WorkerDown would have been told
+    assert not told.of("WorkerDown", drained)
 
 
 @pytest.fixture
