@@ -12,7 +12,7 @@ sys.path.append(str(ROOT / "bench"))
 from harness.remote import STARTED, STOPPING, Host
 from harness.report import Goal, finish, percentile, spread, table
 
-SCRIPTS = ["beat", "deploy", "drains", "lossless", "orders", "restore", "throughput"]
+SCRIPTS = ["beat", "deploy", "drains", "faults", "lossless", "orders", "restore", "throughput"]
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -50,13 +50,14 @@ def test_what_one_release_changes_is_gone_in_the_next(bench, project, case):
 
 
 def test_a_migration_that_works_stays_and_the_next_follows_it(bench, project):
+    before = len(list((project.path / "work/migrations").glob("0*.py")))
     for _ in range(2):
         project.version()
         bench.CASES["migration"].change(project)
     project.version()
     bench.CASES["migration that fails"].change(project)
     names = sorted(path.name for path in (project.path / "work/migrations").glob("0*.py"))
-    assert [name[:4] for name in names] == ["0001", "0002", "0003", "0004"]
+    assert [int(name[:4]) for name in names] == list(range(1, before + 4))
     last = (project.path / "work/migrations" / names[-1]).read_text()
     assert f"('work', '{names[-2][:-3]}')" in last
 

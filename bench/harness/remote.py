@@ -27,11 +27,11 @@ ASK = (
 
 
 class Host:
-    """A container that an inventory names."""
+    """A container that an inventory names: the first of a group."""
 
     app = APP
 
-    def __init__(self, inventory: str) -> None:
+    def __init__(self, inventory: str, group: str = "web") -> None:
         self.inventory = inventory
         listed = subprocess.run(
             ["ansible-inventory", "-i", inventory, "--list"],
@@ -41,7 +41,7 @@ class Host:
             text=True,
         )
         found = json.loads(listed.stdout)
-        groups = [found["web"], *(found[name] for name in found["web"].get("children", []))]
+        groups = [found[group], *(found[name] for name in found[group].get("children", []))]
         self.name = next(host for group in groups for host in group.get("hosts", []))
 
     def run(self, *command: str, given: str | None = None, check: bool = True) -> str:
@@ -77,6 +77,9 @@ class Host:
 
     def sql(self, text: str) -> str:
         return self.run("runuser", "-u", "postgres", "--", "psql", "-XAtq", "-d", APP, "-c", text)
+
+    def systemctl(self, *arguments: str, check: bool = True) -> str:
+        return self.run("systemctl", *arguments, check=check)
 
     def now(self) -> float:
         return float(self.run("date", "+%s.%N"))

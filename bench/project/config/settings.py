@@ -1,7 +1,7 @@
 """Settings of the project that the benchmarks run; BENCH_RUNTIME=no leaves celeriac out."""
 
 import os
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 RUNTIME = os.environ.get("BENCH_RUNTIME", "yes") == "yes"
 DATABASE = urlsplit(os.environ["DATABASE_URL"])
@@ -20,6 +20,8 @@ DATABASES = {
         "USER": DATABASE.username,
         "PASSWORD": DATABASE.password,
         "NAME": DATABASE.path.lstrip("/"),
+        # Between hosts: whom to believe; a server that does not answer is given up soon.
+        "OPTIONS": {**dict(parse_qsl(DATABASE.query)), "connect_timeout": 5},
         # Of the web server only, see wsgi.py: what workers do with theirs is measured.
         "CONN_MAX_AGE": int(os.environ.get("BENCH_CONN_MAX_AGE", "0")),
     }

@@ -15,6 +15,15 @@ class Effect(models.Model):
         return f"{self.name} {self.number}"
 
 
+class Call(models.Model):
+    """A call of a durable task: its row is there if, and only if, the task is owed."""
+
+    at = models.DateTimeField(db_default=Now())
+
+    def __str__(self) -> str:
+        return f"call {self.pk}"
+
+
 class Product(models.Model):
     """What a task that reads one row reads."""
 

@@ -28,6 +28,20 @@ def durable(number: int, seconds: float) -> None:
     effect(number, seconds)
 
 
+@app.task(base=Task)
+def hungry(number: int, megabytes: int) -> None:
+    """Hold so much memory for a moment."""
+    held = b"\1" * (megabytes << 20)
+    effect(number, 0.5)
+    del held
+
+
+@app.task(base=Task)
+def clock(number: int) -> None:
+    """Say what time it is, in the row's name."""
+    effect(number, 0, str(int(time.time())))
+
+
 @app.task(acks_late=False)
 def early(number: int, seconds: float, name: str = "") -> None:
     effect(number, seconds, name)

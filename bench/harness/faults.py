@@ -1,0 +1,382 @@
+"""The faults: how each is made and mended, and where the operator sees it."""
+
+import subprocess
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.remote import APP, Host, Load
+from harness.stage import Stage, Wrong
+
+REDIS = "redis-server@broker.service"
+REDIS_FOLDER = "/var/lib/redis/broker"
+CERTIFICATE = "/etc/ssl/celeriac/host.crt"
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
+CLOCK = "/srv/bench/clock"
+HOUR = 3600
+SENDERS = "SELECT count(DISTINCT beat) FROM work_tick WHERE at > to_timestamp({:.6f})"
+
+
+class Fault(NamedTuple):
+    """One row of the matrix; it must be over `within` seconds after it was mended."""
+
+    name: str
+    make: Callable[[Stage], None]
+    within: float = 30
+    pace: float = 20
+    from_work: bool = False  # called from the host of the workers, as the front reboots
+
+
+def unit_killed(stage: Stage) -> None:
+    unit = stage.worker("cpu")
+    stage.strikes()
+    stage.work.systemctl("kill", "--kill-whom=all", "--signal=KILL", unit)
+    stage.journal(stage.work, unit, "code=killed, status=9/KILL")
+
+
+def child_killed(stage: Stage) -> None:
+    unit = stage.worker("cpu")
+    main = stage.work.systemctl("show", "--value", "--property=MainPID", unit)
+    child = stage.work.run("pgrep", "-P", main).split()[-1]
+    stage.strikes()
+    stage.work.run("kill", "-KILL", child)
+    stage.journal(stage.work, unit, r"exited with 'signal 9 \(SIGKILL\)'")
+
+
+def out_of_memory(stage: Stage) -> None:
+    """A task that wants more than its unit may have, until the limit is raised."""
+    unit = stage.worker("cpu")
+    stage.afterwards(stage.work, "systemctl", "revert", unit)
+    limit = ("systemctl", "set-property", "--runtime", unit)
+    stage.afterwards(stage.work, *limit, "MemoryMax=infinity")
+    stage.work.run(*limit, "MemoryMax=500M")
+    call = (
+        "from django.db import transaction\n"
+        "from work.models import Call\n"
+        "from work.tasks import hungry\n"
+        "with transaction.atomic():\n"
+        "    print('task', hungry.apply_async((Call.objects.create().pk, 900), queue='work').id)\n"
+    )
+    manage = f"/usr/local/sbin/{APP}-manage"
+    task = stage.front.run(manage, "shell", "-c", call).split()[-1]
+    stage.journal(stage.work, unit, r"exited with 'signal 9 \(SIGKILL\)'")
+    stage.status(r"dead letters: .*work\.tasks\.hungry", 90)
+    stage.work.run(*limit, "MemoryMax=infinity")
+    stage.strikes()
+    stage.front.run(manage, "celeriac", "replay", task)
+
+
+def crash_loop(stage: Stage) -> None:
+    """No worker can start, for longer than systemd would try by default."""
+    units = [stage.worker(pool) for pool in ("cpu", "io")]
+    path = f"/opt/{APP}/releases/{stage.release(stage.work)}/source/config/celery.py"
+    stage.work.run("cp", "--preserve", path, f"{path}.whole")
+    stage.afterwards(stage.work, "sh", "-c", f"test ! -e {path}.whole || mv {path}.whole {path}")
+    stage.work.run("sh", "-c", f"echo 'raise RuntimeError(\"it cannot start\")' >>{path}")
+    before = stage.restarts(units[0])
+    stage.work.systemctl("kill", "--kill-whom=all", "--signal=KILL", *units)
+    stage.wait(lambda: stage.restarts(units[0]) >= before + 7, 60, "seven restarts")
+    stage.journal(stage.work, units[0], "RuntimeError: it cannot start")
+    stage.screen(f"{APP}-worker-cpu@.* [0-9]+ restarts")
+    stage.work.run("mv", f"{path}.whole", path)
+    stage.strikes()
+
+
+def redis_killed(stage: Stage) -> None:
+    stage.strikes()
+    stage.data.systemctl("kill", "--signal=KILL", REDIS)
+    stage.journal(stage.data, REDIS, "code=killed, status=9/KILL")
+
+
+def redis_full(stage: Stage) -> None:
+    """Nothing may be written any more; calls commit all the same."""
+    limit = stage.redis("config", "get", "maxmemory").split()[-1]
+    stage.afterwards(stage.data, "redis-admin", "broker", "config", "set", "maxmemory", limit)
+    before = stage.calls.committed()
+    stage.redis("config", "set", "maxmemory", "1mb")
+    stage.hold(12)
+    stage.journal(stage.work, f"{APP}-worker-*", "has to wait: .*(OOM|maxmemory)")
+    stage.status(r"outbox: [1-9]")
+    committed = stage.calls.committed() - before
+    if committed < 100:
+        raise Wrong(f"only {committed} calls committed while Redis was full")
+    stage.redis("config", "set", "maxmemory", limit)
+    stage.strikes()
+
+
+def postgresql_killed(stage: Stage) -> None:
+    unit = stage.postgresql()
+    stage.strikes()
+    stage.data.systemctl("kill", "--kill-whom=all", "--signal=KILL", unit)
+    stage.journal(stage.data, unit, "automatic recovery in progress")
+
+
+def postgresql_restarted(stage: Stage) -> None:
+    unit = stage.postgresql()
+    stage.strikes()
+    stage.data.systemctl("restart", unit)
+    stage.journal(stage.data, unit, "received fast shutdown request")
+
+
+def disk_full(stage: Stage) -> None:
+    """Redis's folder is a small file system, which something else fills."""
+    folder, kept = REDIS_FOLDER, f"{REDIS_FOLDER}.kept"
+    there = f"systemctl stop {REDIS} && cp -a {folder} {kept}"
+    mounted = f"mount -t tmpfs -o size=96m,mode=0750,uid=redis,gid=redis tmpfs {folder}"
+    back = (
+        f"rm -f {folder}/filler; test ! -e {kept} || {{ systemctl stop {REDIS};"
+        f" cp -a {folder}/. {kept}/; umount {folder}; cp -a {kept}/. {folder}/; rm -rf {kept}; }};"
+        f" systemctl start {REDIS}"
+    )
+    stage.redis("bgrewriteaof")
+    stage.hold(2)
+    stage.afterwards(stage.data, "sh", "-c", back)
+    stage.data.run(
+        "sh", "-ec", f"{there}; {mounted}; cp -a {kept}/. {folder}/; systemctl start {REDIS}"
+    )
+    before = stage.calls.committed()
+    stage.data.run("sh", "-c", f"cat /dev/zero >{folder}/filler || true")
+    stage.journal(stage.data, REDIS, "writing to the AOF file", 30)
+    stage.journal(stage.work, f"{APP}-worker-*", "MISCONF")
+    stage.hold(8)
+    committed = stage.calls.committed() - before
+    if committed < 60:
+        raise Wrong(f"only {committed} calls committed while the disk was full")
+    stage.data.run("rm", f"{folder}/filler")
+    stage.strikes()
+
+
+def partition(stage: Stage) -> None:
+    """Between the workers and the host of Redis and PostgreSQL nothing passes for a minute."""
+    address = stage.data.run("hostname", "-I").split()[0]
+    rules = "add table inet faults;"
+    for way, end in (("input", "saddr"), ("output", "daddr")):
+        rules += (
+            f"add chain inet faults {way} {{ type filter hook {way} priority -10; }};"
+            f"add rule inet faults {way} ip {end} {address} drop;"
+        )
+    stage.afterwards(stage.work, "sh", "-c", "nft delete table inet faults 2>/dev/null || true")
+    began = time.monotonic()
+    stage.work.run("nft", rules)
+    stage.journal(stage.work, f"{APP}-worker-*", "The outbox has to wait", 55)
+    stage.status(r"workers: .*\(gone\)", 55)
+    stage.hold(max(0, 60 - (time.monotonic() - began)))
+    stage.work.run("nft", "delete", "table", "inet", "faults")
+    stage.strikes()
+
+
+def with_own_clock(stage: Stage, host: Host, *units: str) -> None:
+    """Give the units a clock of their own, which CLOCK tells how far to be off."""
+    get = "apt-get install -qy libfaketime"
+    install = f"test -e {FAKETIME} || {get} || {{ apt-get update -q && {get}; }}"
+    host.run("sh", "-ec", f"{install}; mkdir -p /srv/bench; echo +0 >{CLOCK}; chmod 644 {CLOCK}")
+    lines = "\\n".join(
+        [
+            "[Service]",
+            f"Environment=LD_PRELOAD={FAKETIME}",
+            f"Environment=FAKETIME_TIMESTAMP_FILE={CLOCK} FAKETIME_NO_CACHE=1",
+            "Environment=FAKETIME_DONT_FAKE_MONOTONIC=1 FAKETIME_DISABLE_SHM=1",
+        ]
+    )
+    folders = [f"/run/systemd/system/{unit}.d" for unit in units]
+    restart = f"systemctl daemon-reload; systemctl restart {' '.join(units)}"
+    stage.afterwards(host, "sh", "-c", f"rm -rf {' '.join(folders)}; {restart}")
+    for folder in folders:
+        host.run("sh", "-ec", f"mkdir -p {folder}; printf '{lines}\\n' >{folder}/faults.conf")
+    host.run("sh", "-ec", restart)
+
+
+def jump(host: Host, seconds: int) -> None:
+    host.run("sh", "-c", f"echo {seconds:+d} >{CLOCK}")
+
+
+def clock_of_worker(stage: Stage) -> None:
+    """Both pools' clocks go an hour ahead, then an hour behind, then right again."""
+    with_own_clock(stage, stage.work, stage.worker("cpu"), stage.worker("io"))
+    call = (
+        "from django.db import transaction\n"
+        "from work.models import Call\n"
+        "from work.tasks import clock\n"
+        "with transaction.atomic():\n"
+        "    number = Call.objects.create().pk\n"
+        "    clock.apply_async((number,), queue='{}')\n"
+        "print('number', number)\n"
+    )
+    off = "SELECT name::bigint - extract(epoch FROM at)::bigint FROM work_effect WHERE number = {}"
+    manage = f"/usr/local/sbin/{APP}-manage"
+    stage.strikes()
+    for pool, seconds in (("work", HOUR), ("io", -HOUR)):
+        jump(stage.work, seconds)
+        number = stage.front.run(manage, "shell", "-c", call.format(pool)).split()[-1]
+        found = stage.wait(lambda n=number: stage.data.sql(off.format(n)), 30, "the worker's clock")
+        if abs(int(found) - seconds) > 60:
+            raise Wrong(f"the worker's clock is {found} s off instead of {seconds}")
+        stage.hold(8)
+    jump(stage.work, 0)
+
+
+def clock_of_beat(stage: Stage) -> None:
+    """Every Beat's clock goes an hour ahead, then right again."""
+    for host in (stage.front, stage.work):
+        with_own_clock(stage, host, stage.beat(host))
+    stage.wait(stage.leader, 30, "a Beat that leads")
+    stage.hold(3)
+    for seconds in (HOUR, 0):
+        for host in (stage.front, stage.work):
+            jump(host, seconds)
+        stage.strikes()
+        stage.hold(10)
+    leader, _ = stage.leader()
+    stage.journal(leader, stage.beat(leader), "missed .* runs")
+
+
+def beat_killed(stage: Stage) -> None:
+    host, process = stage.leader()
+    unit = stage.beat(host)
+    stage.dead_beat = process
+    stage.strikes()
+    host.systemctl("kill", "--kill-whom=all", "--signal=KILL", unit)
+    stage.journal(host, unit, "code=killed, status=9/KILL")
+    stage.status("Beat: .* leads, 1 on standby")
+
+
+def two_beats(stage: Stage) -> None:
+    """Somebody starts one more by hand."""
+    host, release = stage.work, stage.release(stage.work)
+    home, environment = f"/opt/{APP}/releases/{release}", f"/etc/{APP}/env/{release}"
+    unit = "run-beat.service"
+    stage.afterwards(host, "systemctl", "stop", unit)
+    stage.strikes()
+    host.run(
+        *("systemd-run", "--quiet", "--collect", f"--unit={unit}", f"--uid={APP}"),
+        f"--property=EnvironmentFile={environment}",
+        f"--property=EnvironmentFile={environment}.beat",
+        f"--property=WorkingDirectory={home}/source",
+        *(f"{home}/venv/bin/celery", "-A", "config", "beat", "--pidfile="),
+        *("--scheduler", "celeriac.beat:LeaderScheduler"),
+    )
+    stage.journal(host, unit, "standby: waiting for the lease")
+    stage.status("Beat: .* leads, 2 on standby")
+    stage.hold(12)
+    sent = stage.data.sql(SENDERS.format(stage.since))
+    if sent != "1":
+        raise Wrong(f"{sent} Beats have sent runs")
+
+
+def nginx_reloaded(stage: Stage) -> None:
+    """Twenty times under wrk."""
+    stage.front.prepare()
+    with Load(stage.front) as load:
+        time.sleep(2)
+        for _ in range(20):
+            stage.front.systemctl("reload", "nginx")
+            time.sleep(0.4)
+        time.sleep(1)
+    stage.strikes()
+    found = load.figures
+    errors = sum(found[name] for name in ("connect", "read", "write", "timeout"))
+    stage.figures = {
+        "requests": found["requests"],
+        "non_2xx": found["non_2xx"],
+        "socket_errors": errors,
+    }
+    stage.journal(stage.front, "nginx", "Reloaded nginx")
+    if found["requests"] < 500 or found["non_2xx"] or errors:
+        raise Wrong(f"of {found['requests']} requests {found['non_2xx']} failed, {errors} sockets")
+
+
+def reboot(which: str) -> Callable[[Stage], None]:
+    """Shut the host down in order and start it again."""
+
+    def make(stage: Stage) -> None:
+        host = stage.hosts[which]
+        stage.strikes()
+        subprocess.run(
+            ["docker", "restart", "--time", "120", host.name], check=True, capture_output=True
+        )
+        stage.wait(
+            lambda: host.systemctl("is-system-running") == "running", 90, f"{host.name} is up"
+        )
+        stage.journal(host, "init.scope", "Startup finished in")
+
+    return make
+
+
+def certificate_ended(stage: Stage) -> None:
+    """The certificate of Redis and PostgreSQL runs out, and is renewed by a run for that host."""
+    kept = f"{CERTIFICATE}.kept"
+    stage.data.run("cp", "--preserve", CERTIFICATE, kept)
+    stage.undo.callback(lambda: read_again(stage))
+    stage.afterwards(stage.data, "sh", "-c", f"test ! -e {kept} || mv {kept} {CERTIFICATE}")
+    stage.data.run("sh", "-c", f"cat >{CERTIFICATE}", given=signed(stage, seconds=10))
+    read_again(stage)
+    stage.hold(12)
+    # As after any hiccup of the network: what is connected goes on until then.
+    stage.redis("client", "kill", "type", "normal")
+    stage.journal(stage.work, f"{APP}-worker-*", "certificate has expired", 30)
+    stage.screen(r"host\.crt until .*\(-1 days\)")
+    stage.playbook("site.yml", "--limit", stage.data.name)
+    stage.data.run("rm", kept)
+    stage.since = float(stage.data.run("stat", "--format=%.9Y", CERTIFICATE))
+
+
+def signed(stage: Stage, seconds: float) -> str:
+    """A certificate for the request of the data host, by the deployment's CA (PEM)."""
+    import yaml
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+
+    folder = Path(stage.inventory)
+    (path,) = folder.glob("group_vars/*/vault.yml")
+    vault = yaml.safe_load(path.read_text())
+    key = serialization.load_pem_private_key(vault["vault_ca_key"].encode(), None)
+    ca = x509.load_pem_x509_certificate(vault["vault_ca_certificate"].encode())
+    request = x509.load_pem_x509_csr(
+        stage.data.run("cat", CERTIFICATE.replace(".crt", ".csr")).encode()
+    )
+    now = datetime.now(UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(request.subject)
+        .issuer_name(ca.subject)
+        .public_key(request.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(seconds=seconds))
+    )
+    for extension in request.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    made = builder.sign(key, hashes.SHA256())  # type: ignore[arg-type]
+    return made.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def read_again(stage: Stage) -> None:
+    """Let PostgreSQL and Redis read the host's certificate."""
+    stage.data.systemctl("reload", stage.postgresql())
+    paths = ("tls-cert-file", CERTIFICATE, "tls-key-file", CERTIFICATE.replace(".crt", ".key"))
+    stage.redis("config", "set", *paths)
+
+
+FAULTS = [
+    Fault("worker's unit killed", unit_killed),
+    Fault("pool child killed", child_killed),
+    Fault("out of memory in a task", out_of_memory),
+    Fault("crash loop of the workers", crash_loop),
+    Fault("Redis killed", redis_killed),
+    Fault("Redis full", redis_full),
+    Fault("PostgreSQL killed", postgresql_killed),
+    Fault("PostgreSQL restarted", postgresql_restarted),
+    Fault("disk full under Redis", disk_full),
+    Fault("network partition, 60 s", partition, within=60, pace=10),
+    Fault("clock jumps in workers", clock_of_worker),
+    Fault("clock jumps in Beat", clock_of_beat),
+    Fault("Beat killed", beat_killed, within=15),
+    Fault("a second Beat", two_beats),
+    Fault("nginx reloaded 20 times", nginx_reloaded, pace=5),
+    Fault("reboot of the data host", reboot("data"), within=60),
+    Fault("reboot of the workers' host", reboot("work"), within=90),
+    Fault("reboot of the front", reboot("front"), within=60, from_work=True),
+    Fault("certificate ended", certificate_ended, within=30, pace=5),
+]

@@ -1,0 +1,47 @@
+"""Every fault under load costs no task, is seen, and is over within its time."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from support import inventory as inventories
+from support.inventory import ROOT
+
+sys.path.append(str(ROOT / "bench"))
+from harness import page, report
+from harness.faults import FAULTS
+
+
+@pytest.fixture(scope="module")
+def figures(pytestconfig) -> dict:
+    """What bench/faults counts on the scenario's hosts."""
+    path = inventories.load(pytestconfig.getoption("ansible_inventory")).path
+    done = subprocess.run(
+        [sys.executable, ROOT / "bench/faults", f"--inventory={path}", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    print(done.stderr)
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def row(figures, name) -> dict:
+    """The fault's line of the table."""
+    return next(row for row in figures["rows"] if row["fault"] == name)
+
+
+@pytest.mark.parametrize("name", [fault.name for fault in FAULTS])
+def test_it_costs_no_task_and_is_over_in_time(row):
+    assert row["problem"] == ""
+    assert row["submitted"] > 40
+    assert (row["lost"], row["doubled"]) == (0, 0)
+
+
+def test_the_table(figures, figure):
+    figure(report.table([page.HEAD, *map(page.cells, figures["rows"])]))
+    assert len(figures["rows"]) == len(FAULTS)
