@@ -3,7 +3,8 @@
 import json
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from harness.place import BENCH, ROOT
@@ -80,6 +81,19 @@ class Host:
 
     def systemctl(self, *arguments: str, check: bool = True) -> str:
         return self.run("systemctl", *arguments, check=check)
+
+    @contextmanager
+    def reading(self, table: str) -> Iterator[None]:
+        """Have a session read the table and not end its transaction, as long as the block lasts."""
+        self.run(
+            *("systemd-run", "--quiet", "--collect", "--unit=bench-reader", "--uid=postgres"),
+            *("psql", "-XAtq", "-d", APP, "-c"),
+            f"BEGIN; LOCK TABLE {table} IN ACCESS SHARE MODE; SELECT pg_sleep(600)",
+        )
+        try:
+            yield
+        finally:
+            self.run("systemctl", "stop", "bench-reader")
 
     def now(self) -> float:
         return float(self.run("date", "+%s.%N"))
