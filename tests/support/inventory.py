@@ -56,31 +56,37 @@ def role_defaults() -> dict[str, Any]:
     return defaults
 
 
+@cache
+def vault_secrets() -> list[Any]:
+    """Return Ansible's vault secrets; it reads them, and prepares for plugins, once a process."""
+    from ansible import constants
+    from ansible.cli import CLI
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.plugins.loader import init_plugin_loader
+
+    init_plugin_loader()
+    files = [path for path in [constants.DEFAULT_VAULT_PASSWORD_FILE] if path]
+    return CLI.setup_vault_secrets(
+        DataLoader(),
+        vault_ids=list(constants.DEFAULT_VAULT_IDENTITY_LIST),
+        vault_password_files=files,
+        auto_prompt=False,
+    )
+
+
 class Inventory:
     """One inventory: its groups, and the variables of each host."""
 
     def __init__(self, path: str) -> None:
-        from ansible import constants
-        from ansible.cli import CLI
         from ansible.inventory.manager import InventoryManager
         from ansible.parsing.dataloader import DataLoader
-        from ansible.plugins.loader import init_plugin_loader
         from ansible.vars.hostvars import HostVars
         from ansible.vars.manager import VariableManager
 
-        init_plugin_loader()
+        secrets = vault_secrets()
         self.path = path
         self._loader = DataLoader()
-        self._loader.set_vault_secrets(
-            CLI.setup_vault_secrets(
-                self._loader,
-                vault_ids=list(constants.DEFAULT_VAULT_IDENTITY_LIST),
-                vault_password_files=[
-                    path for path in [constants.DEFAULT_VAULT_PASSWORD_FILE] if path
-                ],
-                auto_prompt=False,
-            )
-        )
+        self._loader.set_vault_secrets(secrets)
         self._manager = InventoryManager(loader=self._loader, sources=[path])
         self._variables = VariableManager(loader=self._loader, inventory=self._manager)
         # What a playbook knows as hostvars.
