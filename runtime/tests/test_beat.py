@@ -13,7 +13,7 @@ import celery.schedules
 import psycopg
 import pytest
 from celery import Celery
-from celery.beat import Scheduler
+from celery.beat import Scheduler, event_t
 from celery.exceptions import ImproperlyConfigured
 from conftest import wait_for
 
@@ -322,6 +322,50 @@ def test_the_leader_says_which_runs_were_missed_in_a_pause(beat, broker):
     wait_for(lambda: "a missed " in leader.log(), 5)
     wait_for(lambda: leader.manager.all("STATUS=leading: Scheduler is ticking; runs missed"), 5)
     assert "b missed" not in leader.log()
+
+
+def test_an_entry_that_ran_by_a_clock_that_was_ahead_does_not_wait_for_it(beat, broker, database):
+    first = beat(scheduler="", schedule=every(1, "a")).ready()
+    wait_for(lambda: ticks(broker, first), 10)
+    first.process.kill()
+    first.wait(5)
+    with psycopg.connect(database, autocommit=True) as server:
+        server.execute(
+            "UPDATE django_celery_beat_periodictask SET last_run_at = now() + interval '1 hour'"
+        )
+    second = beat(scheduler="", schedule=every(1, "a")).ready()
+    wait_for(lambda: ticks(broker, second), 10)
+    assert "a ran last at " in second.log()
+    wait_for(lambda: len(ticks(broker, second)) >= 3, 10)
+    identities = [message["id"] for message in ticks(broker)]
+    assert len(set(identities)) == len(identities)
+
+
+@pytest.mark.parametrize(("back", "left"), [(3600, 0), (1, 1)])
+@pytest.mark.parametrize("kept", ["schedule", "heap"])
+def test_a_clock_that_is_set_back_under_beat_is_noticed(monkeypatch, kept, back, left):
+    """DatabaseScheduler keeps an entry that has run in its heap alone."""
+    app = Celery(set_as_current=False)
+    scheduler = LeaderScheduler.__new__(LeaderScheduler)
+    scheduler.inner = Scheduler(app, lazy=True)
+    scheduler.clock = float("inf")
+    scheduler.count_from_now()
+    now = datetime.now(UTC)
+    entry = scheduler.inner.Entry(name="a", schedule=5, app=app, last_run_at=now)
+    entry.last_run_at += timedelta(seconds=back)
+    if kept == "schedule":
+        scheduler.inner.data = {"a": entry}
+    else:
+        later = time.time() + back
+        scheduler.inner._heap = [event_t(later, 5, entry), event_t(later, 5, entry)]
+    scheduler.count_from_now()
+    assert entry.last_run_at - now == timedelta(seconds=back), "the clock goes as ever"
+    moment = time.time()
+    monkeypatch.setattr(time, "time", lambda: moment - back)
+    scheduler.count_from_now()
+    assert round((entry.last_run_at - now).total_seconds()) == left
+    if kept == "heap" and back == 3600:
+        assert all(event.time - moment < 10 for event in scheduler.inner._heap)
 
 
 @pytest.mark.parametrize(

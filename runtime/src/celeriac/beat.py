@@ -17,6 +17,8 @@ app uses; every other Beat waits as a standby. Guarantees:
   behind it wait in order; then it is sent and saved. A Beat that stops or dies meanwhile
   leaves it due.
 - After a pause of more than 5 s the leader says which entries missed how many runs.
+- A clock that was ahead and is set back does not silence an entry until that time comes
+  again: the entry counts from now.
 
 Limits: the lease needs a session of its own, so `default` must reach PostgreSQL
 directly or through a session pooler, never through a transaction pooler. For tasks that
@@ -56,6 +58,7 @@ BROKER_SECONDS = 1.0
 PAUSE_SECONDS = 5.0
 MISSED_AT_MOST = 1000
 REPORT_SECONDS = 2.0
+AHEAD_SECONDS = 10.0
 RUN_SPACE = uuid.uuid5(uuid.NAMESPACE_URL, "celeriac.beat")
 LEASE_SPACE = zlib.crc32(b"celeriac.beat") - 2**31
 
@@ -203,6 +206,7 @@ class LeaderScheduler:
         self.missed: dict[str, int] = {}
         self.producer: Any = None
         self.reported_at = float("-inf")
+        self.clock = float("inf")  # how far it is before the monotonic one
         inner_class = scheduler_class(app)
         if not lazy:
             app.conf.beat_sync_every = 1
@@ -292,6 +296,7 @@ class LeaderScheduler:
         with self.uninterrupted():
             self.verify()
             notify.send("WATCHDOG=1")
+            self.count_from_now()
             delay = self.inner.tick()
             self.report()
             if self.late:
@@ -308,6 +313,30 @@ class LeaderScheduler:
         self.reported_at = time.monotonic()
         with suppress(Error):  # a lost session is `verify`'s to notice
             history.ticked(self.lease.connection, self.lease.app_name, self.lease.owner)
+
+    def count_from_now(self) -> None:
+        """Let no entry wait for the time of a clock that was ahead when it ran last.
+
+        Looked for at the first tick, and when the clock was set back.
+        """
+        before, self.clock = self.clock, time.time() - time.monotonic()
+        if self.clock > before - AHEAD_SECONDS:
+            return
+        heap = getattr(self.inner, "_heap", None) or []
+        # django-celery-beat keeps what has run in the heap alone, Celery what has not been there.
+        for entry in [*self.inner.schedule.values(), *(event.entry for event in heap)]:
+            if entry.last_run_at is None:
+                continue
+            now = entry.schedule.maybe_make_aware(entry.default_now())
+            if entry.last_run_at - now > timedelta(seconds=AHEAD_SECONDS):
+                logger.warning(
+                    "%s ran last at %s, which is yet to come: the clock was ahead, so it counts "
+                    "from now", entry.name, entry.last_run_at)  # fmt: skip
+                entry.last_run_at = now
+        for index, event in enumerate(heap):
+            due, delay = self.inner.is_due(event.entry)
+            heap[index] = event._replace(time=self.inner._when(event.entry, not due and delay))
+        heapq.heapify(heap)
 
     def recount(self) -> None:
         """Count the delay of the run after one that waited from its own time, not from now."""
