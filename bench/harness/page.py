@@ -10,7 +10,7 @@ from harness.place import ROOT
 
 PAGE = ROOT / "docs/faults.md"
 FIGURES = ROOT / "docs/faults.json"
-HEAD = ("fault", "submitted", "lost", "doubled", "refused", "well again after")
+HEAD = ("fault", "submitted", "lost", "doubled", "refused", "well again after", "passed")
 MARK = "<!-- {0}: made by bench/faults --write -->\n{1}<!-- {0}: end -->\n"
 
 Rows = Sequence[Mapping[str, Any]]
@@ -20,7 +20,8 @@ def cells(row: Mapping[str, Any]) -> list[Any]:
     """A fault's line of the table; None for what was not measured."""
     seconds = row["recover_s"]
     counts = [row[name] for name in ("submitted", "lost", "doubled", "refused")]
-    return [row["fault"], *counts, None if seconds is None else f"{seconds:g} s"]
+    again = None if seconds is None else f"{seconds:g} s"
+    return [row["fault"], *counts, again, "yes" if row["passed"] else "no"]
 
 
 def made(rows: Rows) -> dict[str, str]:
@@ -33,6 +34,7 @@ def made(rows: Rows) -> dict[str, str]:
         f"- **{row['fault']}**\n"
         + "".join(f"  - `{sign['where']}`: ``{sign['line']}``\n" for sign in row["sees"])
         for row in rows
+        if row["sees"]
     )
     return {"table": table, "seen": seen}
 

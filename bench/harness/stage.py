@@ -31,7 +31,10 @@ class Wrong(Exception):
 
 
 class Stage:
-    """What a fault is made with; `since` is when recovery begins to count."""
+    """What a fault is made with.
+
+    `since` is when recovery begins to count, `after` what new calls must come after.
+    """
 
     def __init__(self, inventory: str) -> None:
         self.inventory = inventory
@@ -44,7 +47,7 @@ class Stage:
     def clear(self) -> None:
         """Begin with another fault."""
         self.undo = ExitStack()
-        self.began = self.since = time.time()
+        self.began = self.since = self.after = time.time()
         self.calls: Any = None
         self.dead_beat = 0
         self.seen: list[dict[str, str]] = []
