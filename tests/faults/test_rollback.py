@@ -75,7 +75,7 @@ def test_a_queued_task_that_the_target_does_not_know_is_named(
     host.check_output(f'/usr/local/sbin/{app_name}-manage shell -c "{call}"')
     said = playbook(inventory, "rollback")
     secret = variables["vault_redis_admin_password"]
-    host.check_output(f"REDISCLI_AUTH='{secret}' redis-cli -p 6379 --user admin del nowhere")
+    host.check_output(f"REDISCLI_AUTH='{secret}' redis-cli -e -p 6379 --user admin del nowhere")
     assert said.returncode != 0
     assert "waiting in the queues: orders.later (1)" in " ".join(said.stdout.split())
     assert current() == following
