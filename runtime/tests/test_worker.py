@@ -215,3 +215,22 @@ def test_a_consumer_that_loops_but_is_deaf_does_not_look_alive(monkeypatch):
     channel._brpop_sent_at = 2.0
     supervisor.on_pass()
     assert supervisor.alive(), "it asks again"
+
+
+def test_a_hard_time_limit_falls_after_a_look_at_what_children_have_done(monkeypatch):
+    """A loop that stood still has its timers before its pipes."""
+    from celery.concurrency.asynpool import AsynPool
+
+    from celeriac.worker import LOOK_SECONDS, look_before_time_limits
+
+    fallen, later = [], []
+    monkeypatch.setattr(AsynPool, "_on_hard_timeout", lambda self, job: fallen.append(job))
+    loop = SimpleNamespace(call_later=lambda *given: later.append(given))
+    monkeypatch.setattr("kombu.asynchronous.get_event_loop", lambda: loop)
+    look_before_time_limits()
+    AsynPool._on_hard_timeout(SimpleNamespace(_cache={7: "runs"}), 7)
+    assert fallen == []
+    ((seconds, fall, *arguments),) = later
+    assert seconds == LOOK_SECONDS
+    fall(*arguments)
+    assert fallen == [7]

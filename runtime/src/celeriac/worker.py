@@ -10,6 +10,7 @@ Guarantees (Redis and AMQP transports; prefork, gevent, threads and solo pools):
 - At CELERIAC_DRAIN_TIMEOUT seconds a prefork worker sends itself SIGQUIT, and its
   running `acks_late` tasks return to the queue at once.
 - A task that runs out of memory (MemoryError) fails; it does not stop the worker.
+- A task that has ended while the broker was away is not taken for one that runs too long.
 
 Limits: other pools have no safe way to cancel a task, so they wait for systemd's
 SIGKILL, and their running tasks return after the broker's visibility timeout. When
@@ -36,6 +37,7 @@ from celeriac import connections, inspection, logs, notify  # noqa: F401 - inspe
 QUIET_SECONDS = 0.3
 POLL_SECONDS = 0.1
 FULL_POLL_SECONDS = 0.02
+LOOK_SECONDS = 1.0
 
 
 def seconds_from_env(name: str, default: float | None) -> float | None:
@@ -99,6 +101,26 @@ def survive_memory_errors() -> None:
         return on_failure(self, exc_info, *args, **kwargs)
 
     Request.on_failure = survive
+
+
+def look_before_time_limits() -> None:
+    """Read what children have done before a hard time limit falls, LOOK_SECONDS later at most.
+
+    While a broker is away the loop stands still. Then a task that has ended long ago would be
+    taken for one that never does, as the loop's timers come before its pipes.
+    """
+    from celery.concurrency.asynpool import AsynPool
+    from kombu.asynchronous import get_event_loop
+
+    fall = AsynPool._on_hard_timeout
+
+    def look_first(self: Any, job: int) -> None:
+        if job in self._cache:
+            get_event_loop().call_later(LOOK_SECONDS, fall, self, job)
+        else:
+            fall(self, job)
+
+    AsynPool._on_hard_timeout = look_first
 
 
 class Supervisor:
@@ -317,6 +339,7 @@ def announce(sender: Any, **_: Any) -> None:
     connections.attach(sender)
     logs.connect()
     survive_memory_errors()
+    look_before_time_limits()
     notify.send("STATUS=starting: connecting to the broker")
     if has_tables():
         from celeriac import deadletters, history
