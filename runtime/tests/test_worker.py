@@ -234,3 +234,40 @@ def test_a_hard_time_limit_falls_after_a_look_at_what_children_have_done(monkeyp
     assert seconds == LOOK_SECONDS
     fall(*arguments)
     assert fallen == [7]
+
+
+class Broken(BaseException):
+    """As gevent's Timeout is: no Exception."""
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_hard_time_limit_on_gevent_buries_only_what_has_begun(monkeypatch, begun):
+    from celery.worker import request, state
+
+    from celeriac import deadletters, quarantine
+    from celeriac import request as durable_request
+    from celeriac.broker import HEADER
+
+    gate = quarantine.Gate()
+    gate.close_off()
+    monkeypatch.setattr(durable_request, "gate", gate)
+    told, owed = [], []
+    monkeypatch.setattr(request.Request, "on_timeout", lambda self, *given: told.append(given))
+    monkeypatch.setattr(deadletters, "write", owed.append)
+    monkeypatch.setattr(state, "task_ready", lambda done: None)
+    if begun:
+        with pytest.raises(Broken), gate.passing(7, alone=False):
+            raise Broken
+    found = SimpleNamespace(
+        _request_dict={HEADER: 7},
+        _context=SimpleNamespace(id="one"),
+        id="one",
+        name="jobs.one",
+        _task=SimpleNamespace(acks_late=False),
+    )
+    late = type("Late", (durable_request.Request,), {"__init__": lambda self: None})()
+    for name, value in vars(found).items():
+        setattr(late, name, value)
+    late.on_timeout(False, 60)
+    assert (len(told), len(owed)) == ((1, 0) if begun else (0, 1))
+    assert gate.begun == set()

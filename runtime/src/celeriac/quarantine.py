@@ -36,6 +36,7 @@ class Gate:
     def __init__(self) -> None:
         self.shared_process = False
         self.waiting: set[int] = set()
+        self.begun: set[int] = set()
         self.changed = threading.Condition()
         self.running = 0
         self.alone = False
@@ -60,14 +61,25 @@ class Gate:
                 self.enter(alone, patience)
             finally:
                 self.waiting.discard(seq)
+        self.begun.add(seq)
         try:
             yield
+            self.begun.discard(seq)
+        except Exception:  # not gevent's Timeout: `forget_begun` is asked next
+            self.begun.discard(seq)
+            raise
         finally:
             with self.changed:
                 self.running -= 1
                 if alone:
                     self.alone = False
                 self.changed.notify_all()
+
+    def forget_begun(self, seq: int) -> bool:
+        """Tell whether a task that ran into its hard limit had passed at all."""
+        begun = seq in self.begun
+        self.begun.discard(seq)
+        return begun
 
     def enter(self, alone: bool, patience: float | None) -> None:
         if not self.changed.wait_for(lambda: not self.alone, WAIT_SECONDS):
