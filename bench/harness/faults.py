@@ -25,6 +25,7 @@ class Fault(NamedTuple):
     make: Callable[[Stage], None]
     within: float = 30
     pace: float = 20
+    shows: bool = True  # False where it costs nothing, so that nothing tells of it
     from_work: bool = False  # called from the host of the workers, as the front reboots
 
 
@@ -371,7 +372,7 @@ FAULTS = [
     Fault("PostgreSQL restarted", postgresql_restarted),
     Fault("disk full under Redis", disk_full),
     Fault("network partition, 60 s", partition, within=60, pace=10),
-    Fault("clock jumps in workers", clock_of_worker),
+    Fault("clock jumps in workers", clock_of_worker, shows=False),
     Fault("clock jumps in Beat", clock_of_beat),
     Fault("Beat killed", beat_killed, within=15),
     Fault("a second Beat", two_beats),
