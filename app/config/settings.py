@@ -86,15 +86,15 @@ TEMPLATES = [
 
 # Database and cache
 
-DATABASES = {
-    "default": {
-        **env.database("DATABASE_URL"),
-        # Web threads and prefork children keep their connection for a minute.
-        "CONN_MAX_AGE": 60,
-        "CONN_HEALTH_CHECKS": True,
-    }
-}
-DATABASES["default"]["OPTIONS"].setdefault("connect_timeout", 5)
+DATABASES = {"default": env.database("DATABASE_URL")}
+if env.text("DATABASE_DIRECT_URL", write="postgres://…", default=""):
+    # The first leads to PgBouncer, which gives a session for a transaction; this one goes round it.
+    DATABASES["celeriac"] = env.database("DATABASE_DIRECT_URL")
+    DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
+for _database in DATABASES.values():
+    # Web threads and prefork children keep their connection for a minute.
+    _database |= {"CONN_MAX_AGE": 60, "CONN_HEALTH_CHECKS": True}
+    _database["OPTIONS"].setdefault("connect_timeout", 5)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 CACHES = {

@@ -30,6 +30,15 @@ def test_good_environment_loads(monkeypatch):
     assert loaded["DEBUG"] is False
 
 
+def test_a_worker_behind_pgbouncer_has_a_way_round_it(monkeypatch):
+    assert set(runpy.run_module("config.settings")["DATABASES"]) == {"default"}
+    monkeypatch.setenv("DATABASE_DIRECT_URL", "postgres://u:p@db:5432/shop")
+    loaded = runpy.run_module("config.settings")["DATABASES"]
+    assert (loaded["celeriac"]["HOST"], loaded["celeriac"]["PORT"]) == ("db", 5432)
+    assert loaded["default"]["DISABLE_SERVER_SIDE_CURSORS"] is True
+    assert "DISABLE_SERVER_SIDE_CURSORS" not in loaded["celeriac"]
+
+
 @pytest.mark.spec("D1.2.2", "G2.3")
 @pytest.mark.parametrize(
     ("name", "value", "message"),

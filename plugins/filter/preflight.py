@@ -180,12 +180,29 @@ def autoscale_problems(name: str, worker: Mapping[str, Any]) -> list[str]:
     return problems
 
 
+def pgbouncer_problems(workers: Sequence[Mapping[str, Any]], connections: int) -> list[str]:
+    """Return a message for each pool that gains nothing by PgBouncer, and for too few sessions."""
+    pools = [worker for worker in workers if worker.get("pgbouncer")]
+    problems = [
+        f"celery_workers: the pool {worker.get('name')} has pgbouncer: true, but pool: {kind} "
+        "keeps its few connections anyway; write pool: gevent, or leave pgbouncer out."
+        for worker in pools
+        if (kind := str(worker.get("pool", "prefork"))) != "gevent"
+    ]
+    if pools and int(connections) < 1:
+        problems.append(
+            f"pgbouncer_connections is {connections}, so no task of the pool "
+            f"{pools[0].get('name')} would reach PostgreSQL; write 1 or more, e.g. 20."
+        )
+    return problems
+
+
 def pools_for_check(
     workers: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
     """Return the pools as the check inside the release reads them, with the number of hosts."""
-    keys = ("name", "queues", "pool", "concurrency", "stop_timeout")
-    defaults = {"pool": "prefork", "concurrency": 2, "stop_timeout": 300}
+    keys = ("name", "queues", "pool", "concurrency", "stop_timeout", "pgbouncer")
+    defaults = {"pool": "prefork", "concurrency": 2, "stop_timeout": 300, "pgbouncer": False}
     return [
         {key: worker.get(key, defaults.get(key)) for key in keys}
         | {"hosts": len(groups.get(worker.get("hosts", "workers"), []))}
@@ -204,5 +221,6 @@ class FilterModule:
             "role_defaults": role_defaults,
             "unknown_variables": unknown_variables,
             "topology_problems": topology_problems,
+            "pgbouncer_problems": pgbouncer_problems,
             "pools_for_check": pools_for_check,
         }

@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 from conftest import PROJECT, environment
 
-from celeriac.check import Pool, Topology, check
+from celeriac.check import Pool, Topology, check, check_pooled
 
 CPU = {"name": "cpu", "queues": ["default"], "pool": "prefork", "concurrency": 2}
 
@@ -163,6 +163,52 @@ def test_connections_beyond_postgresqls_limit(app):
     add_task(app, "shop.long", durable=True, atomic=False)
     message = only(run(app, many, postgresql_max_connections=109, web_connections=8), "error")
     assert "up to 189 may be open: 80 by tasks, 2 by workers" in message
+
+
+def test_a_pool_behind_pgbouncer_counts_as_pgbouncers_sessions(app):
+    io = {"name": "io", "queues": ["default"], "pool": "gevent", "concurrency": 9}
+    assert "up to 27 may be open: 9 by tasks" in only(
+        run(app, io, postgresql_max_connections=10), "error"
+    )
+    io["pgbouncer"] = True
+    message = only(run(app, io, postgresql_max_connections=10, pgbouncer_connections=4), "error")
+    assert "up to 15 may be open: 0 by tasks, 1 by workers" in message
+    assert "4 by PgBouncer, and 5 kept free" in message
+    add_task(app, "shop.long", durable=True, atomic=False)
+    message = only(run(app, io, postgresql_max_connections=10, pgbouncer_connections=4), "error")
+    assert "9 by tasks" in message, "their locks go round it"
+
+
+SUITS = {"default": {"DISABLE_SERVER_SIDE_CURSORS": True}, "celeriac": {}}
+
+
+@pytest.mark.parametrize(
+    ("default", "rest", "named"),
+    [
+        ({}, {"celeriac": {}}, "allows server-side cursors"),
+        (SUITS["default"], {}, "DATABASES has no 'celeriac'"),
+        (SUITS["default"] | {"OPTIONS": {"pool": True}}, {"celeriac": {}}, "has 'pool'"),
+        (SUITS["default"] | {"OPTIONS": {"prepare_threshold": 0}}, {"celeriac": {}}, "'prepare_th"),
+        (SUITS["default"] | {"OPTIONS": {"options": "-c x=1"}}, {"celeriac": {}}, "has 'options'"),
+    ],
+)
+def test_settings_that_do_not_suit_pgbouncer(default, rest, named):
+    assert list(check_pooled(SUITS, durable=True)) == []
+    message = only(list(check_pooled({"default": default} | rest, durable=True)), "error")
+    assert named in message
+    assert "Where DATABASE_DIRECT_URL is set, " in message
+
+
+def test_a_project_without_durable_tasks_needs_no_way_round_pgbouncer():
+    assert list(check_pooled({"default": SUITS["default"]}, durable=False)) == []
+
+
+def test_command_looks_at_the_settings_of_a_pool_behind_pgbouncer(database):
+    result = command(database, "--pooled")
+    assert result.returncode == 1
+    assert "DATABASES has no 'celeriac'" in result.stdout
+    settings = {"DATABASES": {"default": SUITS["default"], "celeriac": {}}}
+    assert command(database, "--pooled", settings=settings).returncode == 0
 
 
 @pytest.mark.spec("G2.3", "D1.2.2")

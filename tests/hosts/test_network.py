@@ -17,6 +17,7 @@ NEEDS = {
     "web": {"postgresql", "redis"},
     "beat": {"postgresql", "redis"},
     "workers": {"postgresql", "redis"},
+    "gevent": {"pgbouncer"},
     "flower": {"redis"},
     "proxy": {"web", "flower"},
     "monitoring": {"metrics"},
@@ -51,7 +52,8 @@ def roles(variables):
     """What the host is, in the words of NEEDS; a group of workers of any name is one of workers."""
     names = set(variables["group_names"])
     workers = {"workers"} if names & set(variables["celery_worker_groups"]) else set()
-    return workers | (names & set(NEEDS)) | (names & {"postgresql", "redis"})
+    gevent = {"gevent"} if "gevent" in [p.get("pool") for p in variables["celery_pools"]] else set()
+    return workers | gevent | (names & set(NEEDS)) | (names & {"postgresql", "redis"})
 
 
 def inner(variables):
@@ -61,6 +63,8 @@ def inner(variables):
     found = {}
     if "postgresql" in names:
         found["postgresql"] = {int(variables["postgresql_port"])}
+    if "postgresql" in names and variables["pgbouncer_wanted"]:
+        found["pgbouncer"] = {int(variables["pgbouncer_port"])}
     if "redis" in names:
         found["redis"] = {int(item["port"]) for item in variables["redis_instances"]}
     if "web" in names and many:
@@ -101,6 +105,7 @@ def test_everything_else_listens_on_loopback(listeners, variables):
         for part in ("postgresql",)
         if part in variables["group_names"]
     }
+    wanted |= inner(variables).get("pgbouncer", set())
     if "flower" in variables["group_names"]:
         wanted.add(int(variables["flower_port"]))
     if "mail_sink" in variables["group_names"]:

@@ -127,13 +127,17 @@ def seconds(text: str) -> int:
 
 
 @pytest.mark.spec("D6.3.2")
-def test_the_environment_comes_from_files_of_the_release_and_of_the_role(processes, release):
+def test_the_environment_comes_from_files_of_the_release_and_of_the_role(
+    processes, release, variables
+):
+    pooled = {f"worker-{pool['name']}" for pool in variables["pgbouncer_pools"]}
     files = {
         who: [line.split(" ")[0] for line in unit["EnvironmentFiles"].splitlines()]
         for who, unit in processes.items()
     }
     common = f"/etc/{release.name}/env/{release.id}"
-    assert files == {who: [common, f"{common}.{who.split('-')[0]}"] for who in processes}
+    roles = {who: "pooled" if who in pooled else who.split("-")[0] for who in processes}
+    assert files == {who: [common, f"{common}.{role}"] for who, role in roles.items()}
 
 
 def test_a_host_has_the_environments_of_its_own_roles_alone(host, release, variables):
@@ -184,6 +188,7 @@ LIMITS = {
     r"mail-sink\.service": 1.0,
     r"redis-server@.*": 2.0,
     r"postgresql@.*": 2.0,
+    r"pgbouncer\.service": 2.0,
     r"nginx\.service": 2.0,
     r"prometheus.*": 2.0,
 }

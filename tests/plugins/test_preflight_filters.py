@@ -118,8 +118,27 @@ def test_the_check_in_the_release_hears_of_every_pool(groups):
             "concurrency": 2,
             "stop_timeout": 300,
             "hosts": 2,
+            "pgbouncer": False,
         }
     ]
+
+
+@pytest.mark.parametrize("kind", ["prefork", "threads", None])
+def test_only_a_gevent_pool_goes_through_pgbouncer(kind):
+    pool = {"name": "cpu", "pgbouncer": True} | ({"pool": kind} if kind else {})
+    (said,) = FILTERS["pgbouncer_problems"]([pool], 20)
+    assert f"the pool cpu has pgbouncer: true, but pool: {kind or 'prefork'} keeps" in said
+    assert "write pool: gevent, or leave pgbouncer out" in said
+    assert FILTERS["pgbouncer_problems"]([pool | {"pgbouncer": False}], 20) == []
+    assert FILTERS["pgbouncer_problems"]([pool | {"pool": "gevent"}], 20) == []
+
+
+def test_pgbouncer_without_a_session_is_refused():
+    pool = {"name": "io", "pool": "gevent", "pgbouncer": True}
+    (said,) = FILTERS["pgbouncer_problems"]([pool], 0)
+    assert "pgbouncer_connections is 0" in said
+    assert "write 1 or more" in said
+    assert FILTERS["pgbouncer_problems"]([], 0) == []
 
 
 def test_every_role_has_a_contract():

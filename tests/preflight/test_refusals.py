@@ -69,6 +69,13 @@ def test_a_lower_bound_above_the_upper_one_is_refused(preflight, least):
     assert f"min_concurrency of the pool cpu is {least}, and concurrency 4; write a number" in said
 
 
+def test_a_pool_that_gains_nothing_by_pgbouncer_is_refused(preflight):
+    preflight.variables["celery_workers"] = [pool(pgbouncer=True)]
+    said = preflight.refuse()
+    assert "the pool cpu has pgbouncer: true, but pool: prefork keeps its few" in said
+    assert "write pool: gevent, or leave pgbouncer out" in said
+
+
 def test_a_receiver_of_alerts_that_nobody_could_reach_is_refused(preflight):
     preflight.variables["alertmanager_receivers"] = [{"name": "team", "email": "ops"}]
     assert "the email of team is 'ops'; write an address" in preflight.refuse()

@@ -1,16 +1,17 @@
 """Hold a Celery app against the topology that is about to run it.
 
-    python -m celeriac.check --app config [--database] < topology.json
+    python -m celeriac.check --app config [--database | --pooled] < topology.json
 
 The topology is what `celery_workers` says, as JSON on stdin:
 
     {"workers": [{"name": "cpu", "queues": ["orders"], "pool": "prefork", "concurrency": 2,
-                  "stop_timeout": 300, "hosts": 1}],
-     "postgresql_max_connections": 100, "web_connections": 8}
+                  "stop_timeout": 300, "hosts": 1, "pgbouncer": false}],
+     "postgresql_max_connections": 100, "web_connections": 8, "pgbouncer_connections": 0}
 
 Prints `error: …` and `warning: …` lines that name the thing, its value and what to write
 instead. Exits 1 on any error, else 0. Imports the app, sends nothing to the broker, and
-reads the database only with --database (for periodic tasks kept there).
+reads the database only with --database (for periodic tasks kept there). With --pooled it looks
+only whether the settings suit PgBouncer, in the environment of a worker that goes through it.
 
 Limits: a router that needs a task's arguments cannot be followed (a warning says so), and
 a queue given only at the call, in apply_async(queue=…), cannot be seen.
@@ -46,6 +47,7 @@ class Pool:
     concurrency: int | None = None
     stop_timeout: float | None = None
     hosts: int = 1
+    pgbouncer: bool = False
 
     @property
     def slots(self) -> int:
@@ -59,6 +61,7 @@ class Topology:
     workers: tuple[Pool, ...]
     postgresql_max_connections: int | None = None
     web_connections: int = 0
+    pgbouncer_connections: int = 0
 
     @classmethod
     def read(cls, text: str) -> "Topology":
@@ -223,11 +226,12 @@ def check_limits(app: Celery, topology: Topology, routes: Routes) -> Iterator[st
 
 
 def sessions(app: Celery, pool: Pool, routes: Routes) -> int:
-    """How many a task of this pool may hold: with atomic=False, one more for its lock."""
+    """How many a task of this pool may hold: its own, unless that is PgBouncer's, and with
+    atomic=False one more for its lock."""
     tasks = {task for queue in consumed_queues(app, pool) for task in routes.queues.get(queue, ())}
     found = [app.tasks[name] for name in tasks if name in app.tasks]
     long = any(getattr(task, "durable", False) and not task.atomic for task in found)
-    return 2 if long else 1
+    return (not pool.pgbouncer) + long
 
 
 def check_connections(app: Celery, topology: Topology, routes: Routes) -> Iterator[str]:
@@ -248,16 +252,45 @@ def check_connections(app: Celery, topology: Topology, routes: Routes) -> Iterat
         return
     slots = sum(pool.slots * pool.hosts * sessions(app, pool, routes) for pool in topology.workers)
     keepers = sum(pool.hosts for pool in topology.workers)
-    web = topology.web_connections
-    needed = 2 * (slots + keepers + web + BEAT_CONNECTIONS) + RESERVED_CONNECTIONS
+    web, pooled = topology.web_connections, topology.pgbouncer_connections
+    needed = 2 * (slots + keepers + web + BEAT_CONNECTIONS) + pooled + RESERVED_CONNECTIONS
     if needed > limit:
         yield (
             f"error: PostgreSQL allows max_connections of {limit}, but up to {needed} may be open: "
             f"{slots} by tasks, {keepers} by workers that look after durable tasks, {web} by web "
             f"and {BEAT_CONNECTIONS} by Beat, twice while a deploy runs the old and the new "
-            f"release together, and {RESERVED_CONNECTIONS} kept free. Write max_connections: "
-            f"{needed} in postgresql_config, or lower concurrency in celery_workers."
+            f"release together, {f'{pooled} by PgBouncer, ' if pooled else ''}and "
+            f"{RESERVED_CONNECTIONS} kept free. Write max_connections: {needed} in "
+            "postgresql_config, or lower concurrency in celery_workers."
         )
+
+
+def check_pooled(databases: dict[str, Any], durable: bool) -> Iterator[str]:
+    """What PgBouncer in transaction mode asks of Django's DATABASES."""
+    default = databases["default"]
+    options = default.get("OPTIONS") or {}
+    reasons = {
+        "pool": "PgBouncer is the pool",
+        "prepare_threshold": "a prepared statement belongs to one session",
+        "options": "its sessions are shared; use SET LOCAL, or ALTER ROLE",
+    }
+    where = "for a pool that goes through PgBouncer. Where DATABASE_DIRECT_URL is set,"
+    if durable and "celeriac" not in databases:
+        yield (
+            f"error: DATABASES has no 'celeriac' {where} write DATABASES['celeriac'] with what "
+            "that says: durable tasks need sessions of their own."
+        )
+    if not default.get("DISABLE_SERVER_SIDE_CURSORS"):
+        yield (
+            f"error: DATABASES['default'] allows server-side cursors {where} write "
+            "DATABASES['default']['DISABLE_SERVER_SIDE_CURSORS'] = True: a cursor does not outlive "
+            "its transaction."
+        )
+    for name, why in reasons.items():
+        if options.get(name) is not None:
+            yield (
+                f"error: DATABASES['default']['OPTIONS'] has {name!r} {where} leave it out: {why}."
+            )
 
 
 def transport(app: Celery) -> str:
@@ -321,11 +354,22 @@ def check(app: Celery, topology: Topology, database: bool = False) -> list[str]:
     return sorted(findings, key=lambda line: not line.startswith("error"))
 
 
+def pooled() -> list[str]:
+    """The findings about the settings of a Django project in this environment."""
+    from django.apps import apps
+    from django.conf import settings
+
+    return list(check_pooled(settings.DATABASES, apps.is_installed("celeriac")))
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m celeriac.check")
     parser.add_argument("--app", required=True, help="the Celery app, as in `celery -A`")
     parser.add_argument(
         "--database", action="store_true", help="check periodic tasks in the database too"
+    )
+    parser.add_argument(
+        "--pooled", action="store_true", help="check only whether the settings suit PgBouncer"
     )
     options = parser.parse_args(arguments)
     try:
@@ -342,7 +386,7 @@ def main(arguments: list[str] | None = None) -> int:
             end="",
         )
         return 1
-    findings = check(app, topology, options.database)
+    findings = pooled() if options.pooled else check(app, topology, options.database)
     for line in findings:
         print(line)
     return int(any(line.startswith("error") for line in findings))

@@ -67,7 +67,7 @@ def write(action: Write) -> None:
     connection = None
     try:
         # A session of its own: the task's may be broken, or inside a transaction.
-        connection = ledger.own_connection(ledger.DATABASE, TIMEOUT)
+        connection = ledger.own_connection(ledger.direct(), TIMEOUT)
         with connection.cursor() as cursor:
             cursor.execute(f"SET statement_timeout = '{TIMEOUT}s'")
         action(connection)
