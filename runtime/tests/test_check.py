@@ -167,7 +167,7 @@ def test_connections_beyond_postgresqls_limit(app):
 
 def test_a_pool_behind_pgbouncer_counts_as_pgbouncers_sessions(app):
     io = {"name": "io", "queues": ["default"], "pool": "gevent", "concurrency": 9}
-    assert "up to 27 may be open: 9 by tasks" in only(
+    assert "up to 29 may be open: 9 by tasks" in only(
         run(app, io, postgresql_max_connections=10), "error"
     )
     io["pgbouncer"] = True
