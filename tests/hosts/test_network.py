@@ -14,13 +14,13 @@ testinfra_hosts = ["ansible://all"]
 LOOPBACK = re.compile(r"^(127\.|\[::1\])")
 # Which parts the hosts of a group may reach; what is not here is refused. People reach the proxy.
 NEEDS = {
-    "web": {"postgresql", "redis"},
+    "web": {"postgresql", "redis", "alerts"},
     "beat": {"postgresql", "redis"},
     "workers": {"postgresql", "redis"},
     "gevent": {"pgbouncer"},
     "flower": {"redis"},
     "proxy": {"web", "flower"},
-    "monitoring": {"metrics"},
+    "monitoring": {"metrics", "exporters"},
 }
 PUBLIC = (80, 443)
 
@@ -74,6 +74,10 @@ def inner(variables):
     if "beat" in names and variables["metrics_enabled"]:
         port = variables["nginx_inner_metrics_port" if many else "metrics_port"]
         found["metrics"] = {int(port)}
+    if many and "exporters" in variables["monitoring_doors"]:
+        found["exporters"] = {int(variables["monitoring_door"])}
+    if many and "alertmanager" in variables["monitoring_doors"]:
+        found["alerts"] = {int(variables["monitoring_alerts_door"])}
     if "logs" in names and many:
         found["logs"] = {int(variables["logs_port"])}
     return found
@@ -154,7 +158,8 @@ def test_this_host_reaches_what_it_needs_and_nothing_else(
 ):
     me = variables["inventory_hostname"]
     mine = roles(variables)
-    needed = {"logs"} | {part for role in mine for part in NEEDS.get(role, set())}
+    needed = {"logs"} if me in variables["celeriac_hosts"] else set()
+    needed |= {part for role in mine for part in NEEDS.get(role, set())}
     doors, expected = [], set()
     for name in inventory.groups["all"]:
         if name == me:
