@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.remote import APP, DOMAIN, Host, Load
+from harness.remote import APP, CONNECTIONS, DOMAIN, Host, Load
 from harness.stage import Stage, Wrong
 
 REDIS = "redis-server@broker.service"
 REDIS_FOLDER = "/var/lib/redis/broker"
 CERTIFICATE = "/etc/ssl/celeriac/host.crt"
 CLOCK = "/srv/bench/clock"
+RELOADS = 20
 HOUR = 3600
 SENDERS = "SELECT count(DISTINCT beat) FROM work_tick WHERE at > to_timestamp({:.6f})"
 
@@ -266,26 +267,32 @@ def two_beats(stage: Stage) -> None:
 
 
 def nginx_reloaded(stage: Stage) -> None:
-    """Twenty times under wrk."""
+    """Twenty times under wrk.
+
+    An old nginx closes kept connections after an answer, and wrk, which has asked again by then,
+    counts a read error; each of its connections may see one for each reload.
+    """
     stage.front.prepare()
     # With the port as a number, for a host may have no list of services.
     with Load(stage.front, f"https://{DOMAIN}:443/") as load:
         time.sleep(2)
-        for _ in range(20):
+        for _ in range(RELOADS):
             stage.front.systemctl("reload", "nginx")
             time.sleep(0.4)
         time.sleep(1)
     stage.strikes()
     found = load.figures
-    errors = sum(found[name] for name in ("connect", "read", "write", "timeout"))
+    errors = sum(found[name] for name in ("connect", "write", "timeout"))
     stage.figures = {
         "requests": found["requests"],
         "non_2xx": found["non_2xx"],
         "socket_errors": errors,
+        "closed": found["read"],
     }
     stage.journal(stage.front, "nginx", "Reloaded nginx")
-    if found["requests"] < 500 or found["non_2xx"] or errors:
-        raise Wrong(f"of {found['requests']} requests {found['non_2xx']} failed, {errors} sockets")
+    failed = found["non_2xx"] + errors
+    if found["requests"] < 500 or failed or found["read"] > RELOADS * CONNECTIONS:
+        raise Wrong(f"of {found['requests']} requests {failed} failed, {found['read']} closed")
 
 
 def reboot(which: str) -> Callable[[Stage], None]:
