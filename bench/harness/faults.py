@@ -138,6 +138,7 @@ def disk_full(stage: Stage) -> None:
         "sh", "-ec", f"{there}; {mounted}; cp -a {kept}/. {folder}/; systemctl start {REDIS}"
     )
     before = stage.calls.committed()
+    # Ends with an error, as it should: the disk is full.
     stage.data.run("sh", "-c", f"cat /dev/zero >{folder}/filler || true")
     stage.journal(stage.data, REDIS, "writing to the AOF file", 30)
     stage.journal(stage.work, f"{APP}-worker-*", "MISCONF")
@@ -158,6 +159,7 @@ def partition(stage: Stage) -> None:
             f"add chain inet faults {way} {{ type filter hook {way} priority -10; }};"
             f"add rule inet faults {way} ip {end} {address} drop;"
         )
+    # It may be gone: the fault mends itself, unless it was cut off.
     stage.afterwards(stage.work, "sh", "-c", "nft delete table inet faults 2>/dev/null || true")
     began = time.monotonic()
     stage.work.run("nft", rules)
