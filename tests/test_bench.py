@@ -9,7 +9,7 @@ import pytest
 from support.inventory import ROOT
 
 sys.path.append(str(ROOT / "bench"))
-from harness.remote import STARTED, STOPPING, Host
+from harness.remote import STARTED, STOPPING, Host, consumer_gap
 from harness.report import Goal, finish, percentile, spread, table
 
 SCRIPTS = ["beat", "deploy", "drains", "faults", "lossless", "orders", "restore", "throughput"]
@@ -103,5 +103,11 @@ RESTARTED = [(20.0, STOPPING, "io@new"), (23.5, STARTED, "io@next")]
 def test_a_pool_without_a_unit_is_a_gap(monkeypatch, events, gap):
     monkeypatch.setattr(Host, "run", lambda self, *command: journal(*events))
     host = Host.__new__(Host)
-    assert host.gap_of("io", 0) == gap
-    assert host.gap_of("cpu", 0) == 0
+    assert consumer_gap([host], 0, ["cpu", "io"]) == gap
+    assert consumer_gap([host], 0, ["cpu"]) == 0
+
+
+def test_while_another_host_has_the_pool_there_is_no_gap(monkeypatch):
+    said = {"first": journal(*HANDED_OVER, *RESTARTED), "second": journal()}
+    monkeypatch.setattr(Host, "run", lambda self, *command: said[self.name])
+    assert consumer_gap([Host("", name=name) for name in said], 0, ["io"]) == 0

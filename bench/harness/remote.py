@@ -1,10 +1,11 @@
-"""A host of bench/project as the controller drives it: commands, wrk, a feeder, what came of it."""
+"""Hosts of bench/project as the controller drives them: commands, wrk, a feeder, the outcome."""
 
 import json
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from harness.place import BENCH, ROOT
@@ -27,23 +28,27 @@ ASK = (
 )
 
 
+@cache
+def names_in(inventory: str, group: str) -> list[str]:
+    """The hosts of a group, in the inventory's order."""
+    listed = subprocess.run(
+        ["ansible", group, "-i", inventory, "--list-hosts"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return listed.stdout.split()[2:]  # after "hosts (3):"
+
+
 class Host:
-    """A container that an inventory names: the first of a group."""
+    """A container that an inventory names, or the first of a group of it."""
 
     app = APP
 
-    def __init__(self, inventory: str, group: str = "web") -> None:
+    def __init__(self, inventory: str, group: str = "web", name: str = "") -> None:
         self.inventory = inventory
-        listed = subprocess.run(
-            ["ansible-inventory", "-i", inventory, "--list"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        found = json.loads(listed.stdout)
-        groups = [found[group], *(found[name] for name in found[group].get("children", []))]
-        self.name = next(host for group in groups for host in group.get("hosts", []))
+        self.name = name or names_in(inventory, group)[0]
 
     def run(self, *command: str, given: str | None = None, check: bool = True) -> str:
         """Run a command on it and return what it printed."""
@@ -126,30 +131,42 @@ class Host:
             "longest_gap_s": round(float(gap or 0), 2),
         }
 
-    def consumer_gap(self, since: float, pools: Sequence[str]) -> float:
-        """The longest time since then in which a pool had no unit that was up, in seconds."""
-        return max(self.gap_of(pool, since) for pool in pools)
-
-    def gap_of(self, pool: str, since: float) -> float:
-        """The same for one pool; one unit was up when the journal begins."""
+    def turns(self, since: float) -> list[dict[str, Any]]:
+        """What systemd has noted since then of units that started, or were told to stop."""
         lines = self.run(
             *("journalctl", "--no-pager", "--output=json", f"--since=@{since:.0f}"),
             *(f"MESSAGE_ID={STARTED}", f"MESSAGE_ID={STOPPING}"),
         )
-        up, down_since, longest = 1, 0.0, 0.0
-        for line in lines.splitlines():
-            entry = json.loads(line)
-            if not entry.get("UNIT", "").startswith(f"{APP}-worker-{pool}@"):
-                continue
-            at = int(entry["__REALTIME_TIMESTAMP"]) / 1_000_000
-            if entry["MESSAGE_ID"] == STARTED:
-                if not up:
-                    longest = max(longest, at - down_since)
-                up += 1
-            else:
-                up -= 1
-                down_since = at
-        return round(longest, 2)
+        return [json.loads(line) for line in lines.splitlines()]
+
+
+def hosts_of(inventory: str, group: str) -> list[Host]:
+    """Every host of a group."""
+    return [Host(inventory, name=name) for name in names_in(inventory, group)]
+
+
+def consumer_gap(hosts: Sequence[Host], since: float, pools: Sequence[str]) -> float:
+    """The longest time since then in which a pool had no unit that was up anywhere, in seconds."""
+    entries = [entry for host in hosts for entry in host.turns(since)]
+    entries.sort(key=lambda entry: int(entry["__REALTIME_TIMESTAMP"]))
+    return max(gap_of(pool, entries, len(hosts)) for pool in pools)
+
+
+def gap_of(pool: str, entries: Sequence[dict[str, Any]], up: int) -> float:
+    """The same for one pool, of which `up` units were up when the journals begin."""
+    down_since, longest = 0.0, 0.0
+    for entry in entries:
+        if not entry.get("UNIT", "").startswith(f"{APP}-worker-{pool}@"):
+            continue
+        at = int(entry["__REALTIME_TIMESTAMP"]) / 1_000_000
+        if entry["MESSAGE_ID"] == STARTED:
+            if not up:
+                longest = max(longest, at - down_since)
+            up += 1
+        else:
+            up -= 1
+            down_since = at
+    return round(longest, 2)
 
 
 class Load:

@@ -147,6 +147,13 @@ def parts_left(paths: Iterable[str], app: str, wanted: Sequence[str]) -> list[st
     return sorted(found - set(wanted))
 
 
+def pools_left(paths: Iterable[str], app: str, wanted: Sequence[str]) -> list[str]:
+    """Return the pools of which a host has units, but that are not `wanted` there."""
+    name = re.compile(rf"{re.escape(app)}-worker-(?P<pool>.+)@\.service")
+    matches = filter(None, (name.fullmatch(path.rsplit("/", 1)[-1]) for path in paths))
+    return sorted({match["pool"] for match in matches} - set(wanted))
+
+
 def _address(text: Any) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(str(text))
@@ -167,6 +174,7 @@ class FilterModule:
             "network_problems": network_problems,
             "only_address": only_address,
             "parts_left": parts_left,
+            "pools_left": pools_left,
             "open_here": open_here,
             "ssh_source_problem": ssh_source_problem,
         }

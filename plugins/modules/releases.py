@@ -20,6 +20,7 @@ description:
   - The newest is the one that was deployed last; a way back does not make a release newer, and
     those that it leaves are no longer among them.
   - With C(keep), removes old releases whose units do not run.
+  - A release whose Python has left the host, as after an upgrade of Debian, is not built any more.
 options:
   app:
     description: Names the folders and the units.
@@ -94,7 +95,11 @@ class Releases:
     def built(self) -> list[str]:
         """Those that are built, newest first; older ones do not say which units they run."""
         marks = (".built", "units")
-        return [path.name for path in self.all() if all((path / m).exists() for m in marks)]
+        return [
+            path.name
+            for path in self.all()
+            if all((path / m).exists() for m in marks) and has_its_python(path / "venv")
+        ]
 
     def deployed(self) -> list[str]:
         """Those that were current once, newest first."""
@@ -154,6 +159,13 @@ class Releases:
             if gone and venv.resolve() not in kept:
                 shutil.rmtree(venv)
         return [path.name for path in gone]
+
+
+def has_its_python(venv: Path) -> bool:
+    """Whether the interpreter that a venv leads to, e.g. python3.13, is the one it is made for."""
+    python = venv / "bin/python"
+    name = python.resolve().name
+    return python.exists() and ("." not in name or (venv / "lib" / name).is_dir())
 
 
 def in_use(app: str) -> set[str]:

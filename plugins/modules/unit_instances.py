@@ -217,11 +217,10 @@ def hand_over(module: AnsibleModule) -> dict:
     to_start = [unit for unit in wanted if loaded.get(unit) not in RUNNING]
     to_enable = [unit for unit in wanted if unit not in enabled]
     to_disable = sorted(enabled - set(wanted))
-    to_stop = sorted(
-        unit
-        for unit, state in loaded.items()
-        if unit not in wanted and state not in STOPPED | {"deactivating"}
+    leaving = sorted(
+        unit for unit, state in loaded.items() if unit not in wanted and state not in STOPPED
     )
+    to_stop = [unit for unit in leaving if loaded[unit] != "deactivating"]
     result = {
         "changed": bool(
             written or gone or sockets or to_start or to_enable or to_disable or to_stop
@@ -248,8 +247,8 @@ def hand_over(module: AnsibleModule) -> dict:
             systemctl(action, *units, check=True)
     if to_stop:
         systemctl("stop", "--no-block", *to_stop, check=True)
-        patient = tuple(f"{app}-{name}" for name in given["patient"])
-        wait_for([unit for unit in to_stop if not unit.startswith(patient)], given["wait"])
+    patient = tuple(f"{app}-{name}" for name in given["patient"])
+    wait_for([unit for unit in leaving if not unit.startswith(patient)], given["wait"])
 
     states = loaded_instances(families)
     leftovers = [unit for unit, state in states.items() if state == "failed" and unit not in wanted]

@@ -1,14 +1,17 @@
-"""A host joins by a line in the inventory and a run, and leaves by another; certificates change."""
+"""A host and a pool join by a line each and one run, and leave by another; certificates change."""
 
 import pytest
 
 from support import inventory as inventories
 from support.deploys import playbook
 from support.hosts import Release, until
-from support.load import run_site, visited
+from support.load import Orders, run_site, visited
 from support.site import Site
 
 testinfra_hosts = ["ansible://postgresql"]
+
+# The pool that comes and goes. It alone takes the orders, which another pool has done until then.
+PACKING = {"name": "packing", "hosts": "cpu", "queues": ["orders"], "stop_timeout": 330}
 
 SERIAL = (
     "openssl s_client -connect {address}:{port} -servername {name} {greeting}"
@@ -52,15 +55,32 @@ SESSIONS = (
 )
 
 
+def with_packing(pools):
+    """The topology with that pool in it."""
+    others = [
+        {**pool, "queues": [name for name in pool["queues"] if name not in PACKING["queues"]]}
+        for pool in pools
+    ]
+    return [*others, PACKING]
+
+
 @pytest.fixture(scope="module")
 def joined(inventory, grown, reach, sql):
-    """One run under load: the host joins, and every certificate of the deployment is renewed."""
+    """One run under load: host and pool join, and every certificate is renewed."""
     before, sessions = served(inventory, reach), set(sql(SESSIONS))
-    with visited(inventory) as load:
+    proxy = inventory.of(inventory.first("proxy"))
+    with visited(inventory) as load, Orders(Site.of(proxy)) as orders:
         # Longer than they are valid now, so that all are due.
-        run_site(grown, certificates_days=397, certificates_renew_days=396)
+        run_site(
+            grown,
+            certificates_days=397,
+            certificates_renew_days=396,
+            celery_workers=with_packing(proxy["celery_workers"]),
+        )
     return {
         "load": load,
+        "orders": orders,
+        "lost": orders.lost(),
         "before": before,
         "after": served(inventory, reach),
         "ended": sessions - set(sql(SESSIONS)),
@@ -75,6 +95,13 @@ def test_no_request_fails_while_certificates_are_renewed_and_a_host_joins(joined
     )
     assert load.refused == []
     assert load.served > 200
+
+
+def test_no_order_is_lost_while_they_join(joined, figure):
+    orders = joined["orders"]
+    figure(f"joining: {len(orders.placed)} orders placed meanwhile, {len(joined['lost'])} lost")
+    assert (orders.refused, joined["lost"]) == ([], [])
+    assert len(orders.placed) > 10
 
 
 def test_every_server_shows_its_new_certificate(joined):
@@ -116,33 +143,57 @@ def test_the_others_open_to_it(joined, wider, spare, reach):
     assert database.count(wider.of(spare)["host_address"]) >= 2
 
 
+def test_the_pool_that_joined_does_the_orders(joined, wider, reach, app_name):
+    """On every host of its group, the new one too."""
+    for name in wider.groups[PACKING["hosts"]]:
+        release = Release(reach(name), wider.of(name))
+        unit = f"{app_name}-worker-{PACKING['name']}@{release.id}"
+        assert reach(name).check_output(f"systemctl is-active {unit}") == "active"
+    site = Site.of(wider.of(wider.first("proxy")))
+    site.finish(site.place_order(), 60)
+    assert any(
+        '"orders.pack' in reach(name).check_output(SAID_BY_PACKING.format(app_name))
+        for name in wider.groups[PACKING["hosts"]]
+    )
+
+
+SAID_BY_PACKING = f"journalctl --no-pager -o cat -u '{{}}-worker-{PACKING['name']}@*'"
+
+
 @pytest.fixture(scope="module")
 def left(joined, inventory, reach):
-    """One run under load: the line is gone, orders are being worked on."""
-    site = Site.of(inventory.of(inventory.first("proxy")))
-    orders = [site.place_order() for _ in range(6)]
-    with visited(inventory) as load:
+    """One run under load: both lines are gone, orders are being worked on."""
+    proxy = inventory.of(inventory.first("proxy"))
+    with visited(inventory) as load, Orders(Site.of(proxy), every=2) as orders:
         run_site(inventory)
-    return {"load": load, "orders": [site.finish(order, 60) for order in orders]}
+    return {"load": load, "orders": orders, "lost": orders.lost()}
 
 
-def test_no_request_fails_and_no_order_is_lost_when_it_leaves(left, figure):
-    load = left["load"]
+def test_no_request_fails_and_no_order_is_lost_when_they_leave(left, figure):
+    load, orders = left["load"], left["orders"]
     figure(
-        f"leaving: {load.served} requests in {load.seconds:.0f} s while a host left, "
-        f"{len(load.refused)} failed; {len(left['orders'])} orders were placed before and ended"
+        f"leaving: {load.served} requests in {load.seconds:.0f} s while a host and a pool left, "
+        f"{len(load.refused)} failed; {len(orders.placed)} orders, {len(left['lost'])} lost"
     )
-    assert load.refused == []
-    assert {order["step"] for order in left["orders"]} == {"done"}
+    assert (load.refused, orders.refused, left["lost"]) == ([], [], [])
+    assert len(orders.placed) > 20
 
 
-def test_it_was_drained(left, spare, reach, app_name):
-    """Stopped by its own will: systemd had to kill nothing."""
-    said = reach(spare).check_output(
-        f"journalctl --no-pager -o cat -u '{app_name}-worker-cpu@*'"
-        " | sed -nE '/SIGKILL|timed out/p'"
-    )
-    assert said == ""
+def test_host_and_pool_were_drained(left, spare, inventory, reach, app_name):
+    """Stopped by their own will: systemd had to kill nothing."""
+    for name in (spare, *inventory.groups[PACKING["hosts"]]):
+        said = reach(name).check_output(
+            f"journalctl --no-pager -o cat -u '{app_name}-worker-*@*'"
+            " | sed -nE '/SIGKILL|timed out/p'"
+        )
+        assert said == ""
+
+
+def test_the_pool_is_gone_with_its_units(left, inventory, reach, app_name):
+    for name in inventory.groups[PACKING["hosts"]]:
+        found = f"find /etc/systemd/system -name '{app_name}-worker-{PACKING['name']}@*'"
+        listed = f"systemctl list-units --all --plain --no-legend '{app_name}-worker-packing@*'"
+        assert (reach(name).check_output(found), reach(name).check_output(listed)) == ("", "")
 
 
 def test_nothing_of_the_app_is_left_on_it(left, spare, reach, app_name):

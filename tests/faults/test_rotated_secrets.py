@@ -13,6 +13,7 @@ from support import inventory as inventories
 from support.deploys import Visitors
 from support.hosts import Release
 from support.inventory import ROOT
+from support.load import Orders
 from support.secrets import PLACES, search
 from support.site import Site
 
@@ -42,30 +43,6 @@ def secrets_of(inventory) -> dict[str, str]:
     view = subprocess.run(["ansible-vault", "view", path], capture_output=True, text=True)
     with open(path) as file:
         return yaml.safe_load(view.stdout if view.returncode == 0 else file.read())
-
-
-class Orders:
-    """Place an order every five seconds as long as the block lasts; two cores keep up with that."""
-
-    def __init__(self, site: Site) -> None:
-        self.site, self.placed, self.refused = site, [], []
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._place)
-
-    def _place(self) -> None:
-        while not self._end.wait(5):
-            try:
-                self.placed.append(self.site.place_order())
-            except (OSError, AssertionError) as error:
-                self.refused.append(f"{time.strftime('%X')} {error}"[:300])
-
-    def __enter__(self) -> "Orders":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +93,7 @@ def rotation(inventory, member):
         asked.set()
         asking.join()
     assert done.returncode == 0, output[-5000:]
-    site = Site.of(variables)
-    lost = [path for path in orders.placed if site.finish(path, 300)["step"] != "done"]
+    lost = orders.lost()
     found = {
         "output": output,
         "before": before,

@@ -176,3 +176,15 @@ SITES = "/etc/nginx/sites-enabled"
 )
 def test_what_a_host_has_left_is_known_by_its_files(paths, wanted, left):
     assert FILTERS["parts_left"](paths, "shop", wanted) == left
+
+
+def test_pools_that_a_host_no_longer_runs_are_known_by_their_units():
+    units = [f"/etc/systemd/system/shop-{name}" for name in UNITS]
+    assert FILTERS["pools_left"](units, "shop", ["cpu"]) == ["io", "io-slow"]
+    assert FILTERS["pools_left"](units, "shop", ["cpu", "io", "io-slow"]) == []
+
+
+UNITS = (
+    *("worker-cpu@.service", "worker-io@.service", "worker-io-slow@.service"),
+    *("web@.service", "beat@.service", "worker-cpu@.service.d"),
+)

@@ -1,6 +1,7 @@
 """The releases on a host: what is current, what comes before it, and what may go."""
 
 import os
+import shutil
 
 import pytest
 
@@ -16,10 +17,23 @@ class Host:
         self.environments = root / "etc/shop/env"
         self.environments.mkdir(parents=True)
         self.clock = 1_700_000_000
+        # As on Debian 12.
+        self.python = root / "usr/bin/python3"
+        self.python.parent.mkdir(parents=True)
+        self.upgrade("python3.11")
+
+    def upgrade(self, name: str) -> None:
+        """Let this be the host's Python."""
+        self.python.unlink(missing_ok=True)
+        (self.python.parent / name).touch()
+        self.python.symlink_to(name)
 
     def make(self, name: str, *marks: str) -> None:
         folder = self.home / "releases" / name
         (folder / "units").mkdir(parents=True)
+        (folder / "venv/bin").mkdir(parents=True)
+        (folder / "venv/lib/python3.11").mkdir(parents=True)
+        (folder / "venv/bin/python").symlink_to(self.python)
         for mark in marks:
             self.clock += 60
             (folder / mark).touch()
@@ -91,7 +105,9 @@ def test_old_ones_go_with_their_environments_unless_they_run(host):
 def test_a_venv_goes_with_the_last_release_that_has_it(host):
     for name, venv in {"a": "one", "b": "two", "c": "one"}.items():
         (host.home / "venvs" / venv).mkdir(parents=True, exist_ok=True)
-        (host.home / "releases" / name / "venv").symlink_to(host.home / "venvs" / venv)
+        link = host.home / "releases" / name / "venv"
+        shutil.rmtree(link)
+        link.symlink_to(host.home / "venvs" / venv)
     host.run(current="c", keep=1)
     assert [path.name for path in (host.home / "venvs").iterdir()] == ["one"]
 
@@ -108,3 +124,15 @@ def test_check_mode_changes_nothing(host):
 def test_a_release_without_its_units_cannot_be_gone_back_to(host):
     (host.home / "releases/a/units").rmdir()
     assert "a" not in host.run()["built"]
+
+
+def test_after_an_upgrade_of_debian_what_it_has_must_be_built_again(host):
+    host.upgrade("python3.13")
+    found = host.run()
+    assert found["built"] == []
+    assert (found["current"], found["releases"]) == ("c", ["c", "b", "a"])
+
+
+def test_a_venv_whose_python_is_gone_must_be_built_again(host):
+    host.python.unlink()
+    assert host.run()["built"] == []

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,16 @@ def test_one_that_still_drains_is_not_told_again(host):
     said = host.switch("new")
     assert said["stopped"] == []
     assert said["draining"] == [OLD_CPU]
+
+
+def test_a_pool_that_has_left_is_waited_for_and_its_unit_goes(host):
+    """As playbooks/leave.yml asks for it: the deploy has told the pool to stop already."""
+    host.states.joinpath(OLD_CPU).write_text("deactivating")
+    host.release("nothing")
+    drained = threading.Timer(0.5, host.states.joinpath(OLD_CPU).unlink)
+    drained.start()
+    said = host.switch("nothing", "worker-cpu", patient=[], wait=20)
+    drained.join()
+    assert said["removed"] == ["shop-worker-cpu@.service"]
+    assert (said["stopped"], said["draining"]) == ([], [])
+    assert host.state(OLD) == "active"

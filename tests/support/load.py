@@ -1,7 +1,8 @@
-"""Runs of the whole site, and visitors at the door meanwhile."""
+"""Runs of the whole site, and visitors at the door and customers meanwhile."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -41,6 +42,36 @@ def visited(inventory: Inventory) -> Iterator[Load]:
         load.served = sum(visitor.served for visitor in crowd)
         load.refused = [line for visitor in crowd for line in visitor.refused]
         load.seconds = time.monotonic() - started
+
+
+class Orders:
+    """Place an order every few seconds as long as the block lasts; two cores keep up with that."""
+
+    def __init__(self, site: Site, every: float = 5) -> None:
+        self.site, self.every = site, every
+        self.placed: list[str] = []
+        self.refused: list[str] = []
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._place)
+
+    def _place(self) -> None:
+        while not self._end.wait(self.every):
+            try:
+                self.placed.append(self.site.place_order())
+            except (OSError, AssertionError) as error:
+                self.refused.append(f"{time.strftime('%X')} {error}"[:300])
+
+    def __enter__(self) -> Orders:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def lost(self, seconds: float = 300) -> list[str]:
+        """Return the orders that are not done in the end, each waited for so long at most."""
+        return [path for path in self.placed if self.site.finish(path, seconds)["step"] != "done"]
 
 
 def run_site(inventory: Inventory | Path, *options: str, **variables: Any) -> None:
