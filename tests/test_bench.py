@@ -9,7 +9,7 @@ import pytest
 from support.inventory import ROOT
 
 sys.path.append(str(ROOT / "bench"))
-from harness.remote import STARTED, STOPPING, Host, consumer_gap
+from harness.remote import ENDED, STARTED, Consumers, Host
 from harness.report import Goal, finish, percentile, spread, table
 
 SCRIPTS = ["beat", "deploy", "drains", "faults", "lossless", "orders", "restore", "throughput"]
@@ -80,6 +80,9 @@ def test_a_spread_is_the_quartiles():
     assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == [2.0, 3.0, 4.0]
 
 
+STOPPING, EXITED, SUCCEEDED, FAILED = ENDED
+
+
 def journal(*events: tuple[float, str, str]) -> str:
     """What journalctl prints for these: seconds, what happened, and the unit's pool and release."""
     lines = [
@@ -93,21 +96,54 @@ def journal(*events: tuple[float, str, str]) -> str:
     return "\n".join(map(json.dumps, lines))
 
 
-HANDED_OVER = [(10.0, STARTED, "io@new"), (10.1, STOPPING, "io@old")]
-RESTARTED = [(20.0, STOPPING, "io@new"), (23.5, STARTED, "io@next")]
+def gap(monkeypatch, said: dict[str, str], up: str, pools: list[str]) -> float:
+    """The longest gap from second 5 to second 60 on these hosts, on each of which `up` was up."""
+    times = iter(["5", "60"])
+
+    def run(self, *command: str, check: bool = True) -> str:
+        if command[0] == "date":
+            return next(times)
+        if "list-units" in command:
+            return f"bench-worker-{up}.service loaded active running" if up else ""
+        return said[self.name]
+
+    monkeypatch.setattr(Host, "run", run)
+    with Consumers([Host("", name=name) for name in said], pools) as consumers:
+        pass
+    return consumers.longest_gap()
+
+
+HANDED_OVER = [(10.0, STARTED, "io@new"), (10.1, STOPPING, "io@old"), (12.0, SUCCEEDED, "io@old")]
+RESTARTED = [(20.0, STOPPING, "io@new"), (21.0, SUCCEEDED, "io@new"), (23.5, STARTED, "io@next")]
+CRASHED = [(20.0, EXITED, "io@new"), (20.5, FAILED, "io@new"), (22.0, STARTED, "io@new")]
+# A crash adds nothing to what is up, so the stop after it is a gap as well.
+STOPPED_LATER = [(30.0, STOPPING, "io@new"), (34.0, STARTED, "io@next")]
 
 
 @pytest.mark.parametrize(
-    ("events", "gap"), [([], 0), (HANDED_OVER, 0), (HANDED_OVER + RESTARTED, 3.5)]
+    ("events", "seconds"),
+    [
+        ([], 0),
+        ([(1.0, STOPPING, "io@old")], 0),  # from before
+        (HANDED_OVER, 0),
+        (HANDED_OVER + RESTARTED, 3.5),
+        (HANDED_OVER + CRASHED, 2.0),
+        (HANDED_OVER + CRASHED + STOPPED_LATER, 4.0),
+        ([(15.0, STOPPING, "io@old")], 45.0),  # it never came back
+        ([(15.0, FAILED, "io@old"), (15.0, STARTED, "cpu@new")], 45.0),
+    ],
 )
-def test_a_pool_without_a_unit_is_a_gap(monkeypatch, events, gap):
-    monkeypatch.setattr(Host, "run", lambda self, *command: journal(*events))
-    host = Host.__new__(Host)
-    assert consumer_gap([host], 0, ["cpu", "io"]) == gap
-    assert consumer_gap([host], 0, ["cpu"]) == 0
+def test_a_pool_without_a_unit_is_a_gap(monkeypatch, events, seconds):
+    assert gap(monkeypatch, {"host": journal(*events)}, "io@old", ["io"]) == seconds
+
+
+def test_a_pool_that_was_never_up_is_one_gap(monkeypatch):
+    said = {"host": journal(*HANDED_OVER)}
+    assert gap(monkeypatch, said, "io@old", ["io", "cpu"]) == 55.0
 
 
 def test_while_another_host_has_the_pool_there_is_no_gap(monkeypatch):
     said = {"first": journal(*HANDED_OVER, *RESTARTED), "second": journal()}
-    monkeypatch.setattr(Host, "run", lambda self, *command: said[self.name])
-    assert consumer_gap([Host("", name=name) for name in said], 0, ["io"]) == 0
+    assert gap(monkeypatch, said, "io@old", ["io"]) == 0
+    said["second"] = journal((21.0, FAILED, "io@old"))
+    assert gap(monkeypatch, said, "io@old", ["io"]) == 2.5

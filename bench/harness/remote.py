@@ -3,10 +3,10 @@
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from harness.place import BENCH, ROOT
 
@@ -17,9 +17,17 @@ CONNECTIONS = 8
 FEEDER = "run-feed.service"
 SENT = "/run/feed.json"
 STALL_SECONDS = 60
-# systemd's own names for "started" and "stopping" (systemd.journal-catalog).
+# The port at which a web server answers the proxy (group_vars/all/nginx.yml).
+INNER_PORT = 8443
+# systemd's own names for what it notes of a unit (systemd.journal-catalog): it started; it was
+# told to stop, its process ended, it ended well, it ended badly.
 STARTED = "39f53479d3a045ac8e11786248231fbf"
-STOPPING = "de5b426a63be47a7b6ac3eaac82e2f6f"
+ENDED = (
+    "de5b426a63be47a7b6ac3eaac82e2f6f",
+    "98e322203f7a4ed290d09fe03c09fe15",
+    "7ad2d189f7e94e70a38c781354912448",
+    "d9b373ed55a64feb8242e02dbe79a49c",
+)
 
 ASK = (
     "import ssl, sys, urllib.request\n"
@@ -131,13 +139,37 @@ class Host:
             "longest_gap_s": round(float(gap or 0), 2),
         }
 
-    def turns(self, since: float) -> list[dict[str, Any]]:
-        """What systemd has noted since then of units that started, or were told to stop."""
-        lines = self.run(
-            *("journalctl", "--no-pager", "--output=json", f"--since=@{since:.0f}"),
-            *(f"MESSAGE_ID={STARTED}", f"MESSAGE_ID={STOPPING}"),
+    def running(self, names: str, state: str = "active") -> list[str]:
+        """The services with such names that are in this state."""
+        listed = self.systemctl(
+            *("list-units", "--plain", "--no-legend", "--type=service", f"--state={state}", names)
         )
-        return [json.loads(line) for line in lines.splitlines()]
+        return [line.split()[0] for line in listed.splitlines() if line]
+
+    def turns(self, since: float) -> list["Turn"]:
+        """What systemd has noted since then of units that started or ended."""
+        lines = self.run(
+            *("journalctl", "--no-pager", "--output=json", f"--since=@{int(since)}"),
+            *(f"MESSAGE_ID={name}" for name in (STARTED, *ENDED)),
+        )
+        entries = map(json.loads, lines.splitlines())
+        found = [
+            Turn(
+                at=int(entry["__REALTIME_TIMESTAMP"]) / 1_000_000,
+                unit=(self.name, entry.get("UNIT", "")),
+                started=entry["MESSAGE_ID"] == STARTED,
+            )
+            for entry in entries
+        ]
+        return [turn for turn in found if turn.at > since]
+
+
+class Turn(NamedTuple):
+    """A unit of a host that started, or was told to stop, or ended in any way."""
+
+    at: float
+    unit: tuple[str, str]
+    started: bool
 
 
 def hosts_of(inventory: str, group: str) -> list[Host]:
@@ -145,27 +177,54 @@ def hosts_of(inventory: str, group: str) -> list[Host]:
     return [Host(inventory, name=name) for name in names_in(inventory, group)]
 
 
-def consumer_gap(hosts: Sequence[Host], since: float, pools: Sequence[str]) -> float:
-    """The longest time since then in which a pool had no unit that was up anywhere, in seconds."""
-    entries = [entry for host in hosts for entry in host.turns(since)]
-    entries.sort(key=lambda entry: int(entry["__REALTIME_TIMESTAMP"]))
-    return max(gap_of(pool, entries, len(hosts)) for pool in pools)
+class Consumers:
+    """Which units of these pools are up on the hosts, from the beginning to the end of the block.
+
+    By the journals of their systemd: up is what has said that it consumes, until it is told to
+    stop or its process ends.
+    """
+
+    def __init__(self, hosts: Sequence[Host], pools: Sequence[str]) -> None:
+        self.hosts, self.pools = hosts, pools
+
+    def __enter__(self) -> "Consumers":
+        self.began = self.hosts[0].now()
+        self.up = {
+            (host.name, unit) for host in self.hosts for unit in host.running(f"{APP}-worker-*")
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended = self.hosts[0].now()
+        self.turns = [turn for host in self.hosts for turn in host.turns(self.began)]
+
+    def longest_gap(self) -> float:
+        """The longest time in which a pool had no unit that was up anywhere, in seconds."""
+        return max(gap_of(pool, self.up, self.turns, self.began, self.ended) for pool in self.pools)
 
 
-def gap_of(pool: str, entries: Sequence[dict[str, Any]], up: int) -> float:
-    """The same for one pool, of which `up` units were up when the journals begin."""
-    down_since, longest = 0.0, 0.0
-    for entry in entries:
-        if not entry.get("UNIT", "").startswith(f"{APP}-worker-{pool}@"):
+def gap_of(
+    pool: str, up: Iterable[tuple[str, str]], turns: Iterable[Turn], began: float, ended: float
+) -> float:
+    """The same for one pool, of which these units were up at the beginning."""
+
+    def of_pool(unit: tuple[str, str]) -> bool:
+        return unit[1].startswith(f"{APP}-worker-{pool}@")
+
+    consuming = set(filter(of_pool, up))
+    none_since = None if consuming else began
+    longest = 0.0
+    for turn in sorted(turns):
+        if not of_pool(turn.unit):
             continue
-        at = int(entry["__REALTIME_TIMESTAMP"]) / 1_000_000
-        if entry["MESSAGE_ID"] == STARTED:
-            if not up:
-                longest = max(longest, at - down_since)
-            up += 1
-        else:
-            up -= 1
-            down_since = at
+        (consuming.add if turn.started else consuming.discard)(turn.unit)
+        if consuming and none_since is not None:
+            longest = max(longest, turn.at - none_since)
+            none_since = None
+        elif not consuming and none_since is None:
+            none_since = turn.at
+    if none_since is not None:
+        longest = max(longest, ended - none_since)
     return round(longest, 2)
 
 
@@ -192,6 +251,10 @@ class Load:
         self.host.run("sh", "-c", "kill -INT $(cat /run/wrk.pid)")
         said, _ = self.process.communicate(timeout=60)
         self.figures = json.loads(said.strip().splitlines()[-1])
+
+    def socket_errors(self) -> int:
+        """Requests that got no answer."""
+        return sum(self.figures[name] for name in ("connect", "read", "write", "timeout"))
 
 
 class Feeder:

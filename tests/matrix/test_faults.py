@@ -1,12 +1,10 @@
 """Every fault under load costs no task, is seen, and is over within its time."""
 
-import json
-import subprocess
 import sys
 
 import pytest
 
-from support import inventory as inventories
+from support.benches import figures_of
 from support.inventory import ROOT
 
 sys.path.append(str(ROOT / "bench"))
@@ -17,16 +15,7 @@ from harness.faults import FAULTS
 @pytest.fixture(scope="module")
 def figures(pytestconfig) -> dict:
     """What bench/faults counts on the scenario's hosts."""
-    path = inventories.load(pytestconfig.getoption("ansible_inventory")).path
-    done = subprocess.run(
-        [sys.executable, ROOT / "bench/faults", f"--inventory={path}", "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    print(done.stderr)
-    assert done.stdout, done.stderr
-    return json.loads(done.stdout)
+    return figures_of("faults", pytestconfig)
 
 
 @pytest.fixture

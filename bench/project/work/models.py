@@ -43,3 +43,13 @@ class Tick(models.Model):
 
     def __str__(self) -> str:
         return f"{self.entry} {self.run}"
+
+
+class Note(models.Model):
+    """What a hook, a page or a task of one release has left, in the order in which they came."""
+
+    name = models.CharField(max_length=20)
+    version = models.CharField(max_length=30)
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.version}"

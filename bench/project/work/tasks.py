@@ -1,5 +1,6 @@
 """The tasks of the benchmarks. Those that are counted leave one row each, as their last act."""
 
+import os
 import time
 
 from celery import signals
@@ -7,12 +8,17 @@ from django.conf import settings
 from django.db import connection
 
 from config.celery import app
+from config.version import VERSION
+from work.models import Note
 from work.trace import note
 
 if settings.RUNTIME:
     from celeriac import Task
 else:
     from celery import Task
+
+# The first key of the locks by which processes are told.
+HELD = 77
 
 
 def effect(number: int, seconds: float, name: str = "") -> None:
@@ -40,6 +46,22 @@ def hungry(number: int, megabytes: int) -> None:
 def clock(number: int) -> None:
     """Say what time it is, in the row's name."""
     effect(number, 0, str(int(time.time())))
+
+
+@app.task(base=Task)
+def held(number: int, seconds: float) -> None:
+    """Say with a lock that everybody sees which process works on it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [HELD, os.getpid()])
+    effect(number, seconds)
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def noted(seconds: float) -> None:
+    """Work for some seconds, with a row before and one after."""
+    Note.objects.create(name="began", version=VERSION)
+    time.sleep(seconds)
+    Note.objects.create(name="ended", version=VERSION)
 
 
 @app.task(acks_late=False)
