@@ -27,7 +27,7 @@ def bench():
 
 def test_the_page_shows_the_figures_of_the_run_beside_it():
     text = page.PAGE.read_text()
-    assert page.filled(text, page.kept()["rows"]) == text
+    assert page.filled(text, page.kept()) == text
 
 
 def test_the_page_says_why_what_has_not_passed_has_not():
@@ -47,19 +47,34 @@ ROW = {"fault": "rain", "submitted": 9, "lost": 0, "doubled": 0, "refused": 0, "
 ROW |= {"passed": True, "sees": [{"where": "window", "line": "drops"}]}
 
 
+END = ROW | {"fault": "all", "submitted": 11, "recover_s": None}
+
+
 def test_other_figures_change_the_page():
     text = page.PAGE.read_text()
-    changed = page.filled(text, [ROW])
-    assert "| rain | 9 | 0 | 0 | 0 | 1.5 s | yes |" in changed
-    assert "| 1.5 s | no |" in page.filled(text, [ROW | {"passed": False}])
-    assert "`window`: ``drops``" in changed
+    figures = {"rows": [ROW], "at_end": END}
+    changed = page.filled(text, figures)
+    assert "| rain | 9 | 0 | 0 | 0 | 1.5 s | yes |\n| all | 11 | 0 | 0 | 0 |  | yes |" in changed
+    assert "| 1.5 s | no |" in page.filled(text, {"rows": [ROW | {"passed": False}]})
+    assert "- **rain**\n  - `window`: ``drops``" in changed
     assert changed != text
-    assert page.filled(changed, [ROW]) == changed
+    assert page.filled(changed, figures) == changed
+
+
+def test_the_page_says_where_nothing_tells_of_a_fault():
+    changed = page.filled(page.PAGE.read_text(), {"rows": [ROW | {"sees": []}]})
+    assert "- **rain**\n  - nothing tells of it" in changed
+
+
+def test_the_page_says_what_visitors_met():
+    met = {"requests": 99, "non_2xx": 1, "socket_errors": 2, "closed": 3}
+    changed = page.filled(page.PAGE.read_text(), {"rows": [ROW, ROW | met]})
+    assert changed.count("| rain | 99 | 1 | 2 | 3 |") == 1
 
 
 def test_a_page_without_its_blocks_is_refused():
     with pytest.raises(ValueError, match="one block table, and has 0"):
-        page.filled("# Faults\n", [ROW])
+        page.filled("# Faults\n", {"rows": [ROW]})
 
 
 @pytest.mark.parametrize(("words", "names"), [(["REDIS FULL"], ["Redis full"]), (["no such"], [])])
@@ -143,7 +158,7 @@ SAID = "5 1.0\n6 1.0\n7 1.0"
 )
 def test_what_is_lost_and_doubled_is_counted(said, after, outcome):
     calls = Calls(Caller(said), Database(), 1)
-    calls.database = Database(**after)
+    calls.database = calls.since.database = Database(**after)
     assert calls.outcome() == outcome
 
 
@@ -176,10 +191,13 @@ class Settled:
 
 @pytest.fixture
 def stage(bench, monkeypatch):
-    """A stage without hosts."""
+    """A stage without hosts, whose queues are empty."""
     monkeypatch.setattr(bench, "Calls", Settled)
     monkeypatch.setattr(bench.Stage, "__init__", lambda self: self.clear())
     monkeypatch.setattr(bench.Stage, "hold", lambda self, seconds: None)
+    monkeypatch.setattr(bench.Stage, "left", lambda self: {})
+    monkeypatch.setattr(bench, "SETTLE_SECONDS", 0.1)
+    monkeypatch.setattr(bench, "RETURN_SECONDS", 0.1)
     stage = bench.Stage()
     stage.front = stage.work = stage.data = None
     return stage
@@ -211,6 +229,59 @@ def test_a_fault_passes_only_if_it_is_seen_and_over_in_time(bench, stage, make, 
 def test_what_is_lost_fails_it(bench, stage, monkeypatch):
     monkeypatch.setattr(Settled, "outcome", lambda self: Outcome(100, 1, 0, 0))
     assert bench.endure(stage, Fault("rain", seen))["problem"] == "1 lost, 0 doubled"
+
+
+@pytest.mark.parametrize(
+    ("left", "held", "problem"),
+    [
+        ({}, 0, ""),
+        # What killed workers held comes back later.
+        ({"unacked": 5}, 5, ""),
+        ({"work": 1}, None, "Wrong: there is still {'work': 1} after 0.1 s"),
+        ({"outbox": 2, "unacked": 5}, None, "Wrong: there is still {'outbox': 2} after 0.1 s"),
+    ],
+)
+def test_the_queues_have_to_drain(bench, stage, monkeypatch, left, held, problem):
+    monkeypatch.setattr(bench.Stage, "left", lambda self: left)
+    row = bench.endure(stage, Fault("rain", seen))
+    assert (row["problem"], row.get("held")) == (problem, held)
+
+
+class Moment:
+    """Since when this has come of all calls."""
+
+    def __init__(self, **told):
+        self.told = told
+
+    def outcome(self):
+        return Outcome(100, 0, 0)._replace(**self.told)
+
+
+@pytest.mark.parametrize(
+    ("told", "left", "problem"),
+    [
+        ({}, {}, ""),
+        ({"doubled": 1}, {}, "0 lost, 1 doubled"),
+        ({"lost": 2}, {}, "2 lost, 0 doubled"),
+        ({}, {"unacked": 5}, "Wrong: there is still {'unacked': 5} after 0.1 s"),
+    ],
+)
+def test_at_the_very_end_all_is_counted_again(bench, stage, monkeypatch, told, left, problem):
+    monkeypatch.setattr(bench.Stage, "left", lambda self: left)
+    row = bench.at_end(stage, Moment(**told))
+    assert (row["problem"], row["passed"]) == (problem, not problem)
+    assert "| all, at the very end |" in page.table(page.HEAD, [page.cells(row)])
+
+
+def test_what_is_left_is_what_is_not_zero(bench, monkeypatch):
+    monkeypatch.setattr(bench.Stage, "__init__", lambda self: None)
+    stage = bench.Stage()
+    monkeypatch.setattr(
+        stage, "redis", lambda *_: "unacked 0\nwork 3\nio\x06\x163 1", raising=False
+    )
+    stage.data = Caller("0")
+    stage.data.sql = stage.data.run
+    assert stage.left() == {"work": 3, "io\x06\x163": 1}
 
 
 def test_a_fault_that_fails_is_undone_and_the_others_are_made(bench, stage):

@@ -64,7 +64,30 @@ class Outcome(NamedTuple):
     submitted: int
     lost: int
     doubled: int
-    refused: int
+    refused: int = 0
+
+
+class Since:
+    """A moment, and what has become of the calls and runs since then."""
+
+    def __init__(self, database: Host) -> None:
+        self.database = database
+        self.low = int(database.sql("SELECT coalesce(max(id), 0) FROM work_call"))
+        self.runs = runs(database)
+
+    def outcome(self) -> Outcome:
+        """Count all calls and runs since then."""
+        sql = "; ".join((COUNTED, UNCALLED)).format(low=self.low)
+        counts, uncalled = self.database.sql(sql).splitlines()
+        submitted, lost, doubled = map(int, counts.split("|"))
+        recorded, distinct, all_runs = (
+            after - before for after, before in zip(runs(self.database), self.runs, strict=True)
+        )
+        return Outcome(
+            submitted=submitted + recorded,
+            lost=lost + max(0, recorded - distinct),
+            doubled=doubled + int(uncalled) + all_runs - distinct + max(0, distinct - recorded),
+        )
 
 
 class Calls:
@@ -72,8 +95,8 @@ class Calls:
 
     def __init__(self, host: Host, database: Host, pace: float) -> None:
         self.host, self.database, self.pace = host, database, pace
-        self.low = int(database.sql("SELECT coalesce(max(id), 0) FROM work_call"))
-        self.runs = runs(database)
+        self.since = Since(database)
+        self.low = self.since.low
 
     def __enter__(self) -> "Calls":
         release = self.host.run("readlink", f"/opt/{APP}/current").rsplit("/", 1)[-1]
@@ -124,18 +147,11 @@ class Calls:
 
     def outcome(self) -> Outcome:
         """Count calls and runs; a confirmed call without its row is lost as well."""
-        sql = "; ".join((COUNTED, UNCALLED)).format(low=self.low)
-        counts, uncalled = self.database.sql(sql).splitlines()
-        submitted, lost, doubled = map(int, counts.split("|"))
+        found = self.since.outcome()
         lines = self.host.run("cat", SAID).splitlines()
         confirmed = {int(line.split()[0]) for line in lines if line[:1].isdigit()}
-        recorded, distinct, all_runs = (
-            after - before for after, before in zip(runs(self.database), self.runs, strict=True)
-        )
-        return Outcome(
-            submitted=submitted + recorded,
-            lost=lost + len(confirmed - self.numbers()) + max(0, recorded - distinct),
-            doubled=doubled + int(uncalled) + all_runs - distinct + max(0, distinct - recorded),
+        return found._replace(
+            lost=found.lost + len(confirmed - self.numbers()),
             refused=sum(line.startswith("refused") for line in lines),
         )
 

@@ -16,6 +16,8 @@ CERTIFICATE = "/etc/ssl/celeriac/host.crt"
 CLOCK = "/srv/bench/clock"
 RELOADS = 20
 HOUR = 3600
+# The process that work.tasks.held runs in.
+HOLDER = "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND classid = 77 AND granted"
 SENDERS = "SELECT count(DISTINCT beat) FROM work_tick WHERE at > to_timestamp({:.6f})"
 
 
@@ -38,12 +40,17 @@ def unit_killed(stage: Stage) -> None:
 
 
 def child_killed(stage: Stage) -> None:
+    """The one that works on a task, which another has to do."""
     unit = stage.worker("cpu")
+    stage.call("held", 5)
+    child = stage.wait(lambda: stage.data.sql(HOLDER), 30, "a child that works on the task")
     main = stage.work.systemctl("show", "--value", "--property=MainPID", unit)
-    child = stage.work.run("pgrep", "-P", main).split()[-1]
+    if child not in stage.work.run("pgrep", "-P", main).split():
+        raise Wrong(f"{child} works on the task, and is no child of {unit}")
     stage.strikes()
     stage.work.run("kill", "-KILL", child)
-    stage.journal(stage.work, unit, r"exited with 'signal 9 \(SIGKILL\)'")
+    stage.journal(stage.work, unit, rf"pid:{child} exited with 'signal 9 \(SIGKILL\)'")
+    stage.wait(lambda: stage.data.sql(HOLDER) not in ("", child), 30, "another child works on it")
 
 
 def out_of_memory(stage: Stage) -> None:
@@ -53,20 +60,12 @@ def out_of_memory(stage: Stage) -> None:
     limit = ("systemctl", "set-property", "--runtime", unit)
     stage.afterwards(stage.work, *limit, "MemoryMax=infinity")
     stage.work.run(*limit, "MemoryMax=500M")
-    call = (
-        "from django.db import transaction\n"
-        "from work.models import Call\n"
-        "from work.tasks import hungry\n"
-        "with transaction.atomic():\n"
-        "    print('task', hungry.apply_async((Call.objects.create().pk, 900), queue='work').id)\n"
-    )
-    manage = f"/usr/local/sbin/{APP}-manage"
-    task = stage.front.run(manage, "shell", "-c", call).split()[-1]
+    _, task = stage.call("hungry", 900)
     stage.journal(stage.work, unit, r"exited with 'signal 9 \(SIGKILL\)'")
     stage.status(r"dead letters: .*work\.tasks\.hungry", 90)
     stage.work.run(*limit, "MemoryMax=infinity")
     stage.strikes()
-    stage.front.run(manage, "celeriac", "replay", task)
+    stage.front.run(f"/usr/local/sbin/{APP}-manage", "celeriac", "replay", task)
 
 
 def crash_loop(stage: Stage) -> None:
@@ -198,21 +197,11 @@ def jump(host: Host, seconds: int) -> None:
 def clock_of_worker(stage: Stage) -> None:
     """Both pools' clocks go an hour ahead, then an hour behind, then right again."""
     with_own_clock(stage, stage.work, stage.worker("cpu"), stage.worker("io"))
-    call = (
-        "from django.db import transaction\n"
-        "from work.models import Call\n"
-        "from work.tasks import clock\n"
-        "with transaction.atomic():\n"
-        "    number = Call.objects.create().pk\n"
-        "    clock.apply_async((number,), queue='{}')\n"
-        "print('number', number)\n"
-    )
     off = "SELECT name::bigint - extract(epoch FROM at)::bigint FROM work_effect WHERE number = {}"
-    manage = f"/usr/local/sbin/{APP}-manage"
     stage.strikes()
-    for pool, seconds in (("work", HOUR), ("io", -HOUR)):
+    for queue, seconds in (("work", HOUR), ("io", -HOUR)):
         jump(stage.work, seconds)
-        number = stage.front.run(manage, "shell", "-c", call.format(pool)).split()[-1]
+        number, _ = stage.call("clock", queue=queue)
         found = stage.wait(lambda n=number: stage.data.sql(off.format(n)), 30, "the worker's clock")
         if abs(int(found) - seconds) > 60:
             raise Wrong(f"the worker's clock is {found} s off instead of {seconds}")

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from harness.place import ROOT
 PAGE = ROOT / "docs/faults.md"
 FIGURES = ROOT / "docs/faults.json"
 HEAD = ("fault", "submitted", "lost", "doubled", "refused", "well again after", "passed")
+VISITED = ("fault", "requests", "other than 2xx", "socket errors", "kept connections closed")
 MARK = "<!-- {0}: made by bench/faults --write -->\n{1}<!-- {0}: end -->\n"
 
-Rows = Sequence[Mapping[str, Any]]
+Figures = Mapping[str, Any]
 
 
 def cells(row: Mapping[str, Any]) -> list[Any]:
@@ -24,24 +25,38 @@ def cells(row: Mapping[str, Any]) -> list[Any]:
     return [row["fault"], *counts, again, "yes" if row["passed"] else "no"]
 
 
-def made(rows: Rows) -> dict[str, str]:
+def table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """The lines as a table of Markdown; None is left blank."""
+    return "".join(
+        f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |\n"
+        for line in (head, ["---"] * len(head), *lines)
+    )
+
+
+def seen(row: Mapping[str, Any]) -> str:
+    """What the operator sees of a fault."""
+    signs = [f"`{sign['where']}`: ``{sign['line']}``" for sign in row["sees"]]
+    lines = "".join(f"  - {sign}\n" for sign in signs or ["nothing tells of it"])
+    return f"- **{row['fault']}**\n{lines}"
+
+
+def made(figures: Figures) -> dict[str, str]:
     """The blocks of the page, by name, as Markdown."""
-    lines = [HEAD, ["---"] * len(HEAD), *map(cells, rows)]
-    table = "".join(
-        f"| {' | '.join('' if cell is None else str(cell) for cell in line)} |\n" for line in lines
-    )
-    seen = "".join(
-        f"- **{row['fault']}**\n"
-        + "".join(f"  - `{sign['where']}`: ``{sign['line']}``\n" for sign in row["sees"])
-        for row in rows
-        if row["sees"]
-    )
-    return {"table": table, "seen": seen}
+    rows = figures["rows"]
+    lines = [*rows, *([figures["at_end"]] if "at_end" in figures else [])]
+    visited = ("fault", "requests", "non_2xx", "socket_errors", "closed")
+    return {
+        "table": table(HEAD, map(cells, lines)),
+        "visitors": table(
+            VISITED, [[row[n] for n in visited] for row in rows if "requests" in row]
+        ),
+        "seen": "".join(map(seen, rows)),
+    }
 
 
-def filled(text: str, rows: Rows) -> str:
+def filled(text: str, figures: Figures) -> str:
     """The page's text with its blocks made anew."""
-    for name, block in made(rows).items():
+    for name, block in made(figures).items():
         pattern = re.escape(MARK).replace(r"\{0\}", name).replace(r"\{1\}", ".*?")
         text, count = re.subn(pattern, lambda _: MARK.format(name, block), text, flags=re.DOTALL)  # noqa: B023
         if count != 1:
@@ -49,10 +64,10 @@ def filled(text: str, rows: Rows) -> str:
     return text
 
 
-def write(figures: Mapping[str, Any]) -> None:
+def write(figures: Figures) -> None:
     """Keep the figures, and make the page's blocks from them."""
     FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-    PAGE.write_text(filled(PAGE.read_text(), figures["rows"]))
+    PAGE.write_text(filled(PAGE.read_text(), figures))
 
 
 def kept() -> dict[str, Any]:

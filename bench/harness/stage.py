@@ -24,6 +24,23 @@ CHANGING = [
     (re.compile(r"since \w{3} [\d-]+ [\d:]+ UTC"), "since …"),
 ]
 LONGEST = 200
+CALL = (
+    "from django.db import transaction\n"
+    "from work import tasks\n"
+    "from work.models import Call\n"
+    "with transaction.atomic():\n"
+    "    number = Call.objects.create().pk\n"
+    "    called = tasks.{}.apply_async((number, *{!r}), queue={!r})\n"
+    "print('called', number, called.id)\n"
+)
+# What is in the broker, at one moment: every queue that is not empty, and what workers hold.
+BROKER = (
+    "local found = {'unacked ' .. redis.call('HLEN', 'unacked')};"
+    "for _, key in ipairs(redis.call('KEYS', '*')) do"
+    " if redis.call('TYPE', key).ok == 'list' then"
+    " table.insert(found, key .. ' ' .. redis.call('LLEN', key)) end end;"
+    "return found"
+)
 
 
 class Wrong(Exception):
@@ -94,6 +111,19 @@ class Stage:
 
     def redis(self, *command: str) -> str:
         return self.data.run("redis-admin", "broker", *command)
+
+    def call(self, task: str, *arguments: int, queue: str = "work") -> tuple[int, str]:
+        """Call a task of work.tasks with a row of its own; returns its number and its id."""
+        text = CALL.format(task, arguments, queue)
+        said = self.front.run(f"/usr/local/sbin/{APP}-manage", "shell", "-c", text)
+        _, number, name = said.splitlines()[-1].split()
+        return int(number), name
+
+    def left(self) -> dict[str, int]:
+        """How many messages each queue has, workers hold, and PostgreSQL owes, without zeros."""
+        pairs = [line.rsplit(" ", 1) for line in self.redis("eval", BROKER, "0").splitlines()]
+        pairs.append(["outbox", self.data.sql("SELECT count(*) FROM celeriac_outbox")])
+        return {name: int(count) for name, count in pairs if int(count)}
 
     def playbook(self, name: str, *options: str) -> str:
         """Run one of the playbooks, as the operator does; returns what it said."""

@@ -31,7 +31,7 @@ CELERY_BROKER_URL = os.environ["CELERY_BROKER_URL"]
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_BROKER_TRANSPORT_OPTIONS = {
-    "visibility_timeout": 3600,
+    "visibility_timeout": int(os.environ.get("BENCH_VISIBILITY_TIMEOUT", "3600")),
     "max_connections": 100,
     "socket_timeout": 5,
     "socket_connect_timeout": 3,
