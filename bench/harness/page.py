@@ -45,11 +45,10 @@ def made(figures: Figures) -> dict[str, str]:
     rows = figures["rows"]
     lines = [*rows, *([figures["at_end"]] if "at_end" in figures else [])]
     visited = ("fault", "requests", "non_2xx", "socket_errors", "closed")
+    met = [[row[name] for name in visited] for row in rows if "requests" in row]
     return {
         "table": table(HEAD, map(cells, lines)),
-        "visitors": table(
-            VISITED, [[row[n] for n in visited] for row in rows if "requests" in row]
-        ),
+        "visitors": table(VISITED, met),
         "seen": "".join(map(seen, rows)),
     }
 
