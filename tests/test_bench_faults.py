@@ -182,7 +182,7 @@ class Settled:
     def settled(self):
         return True
 
-    def recovered(self, since, after, dead_beat):
+    def recovered(self, since, dead_beat):
         return self.seconds
 
     def outcome(self):

@@ -49,12 +49,12 @@ call AS (SELECT c.id, c.at AS called, first.at AS done
 SELECT extract(epoch FROM greatest(
     (SELECT CASE WHEN count(*) = count(done) THEN coalesce(max(done), to_timestamp({since})) END
      FROM call WHERE called <= to_timestamp({since})),
-    (SELECT min(done) FROM call WHERE called > to_timestamp({after})),
-    (SELECT min(at) FROM work_tick WHERE at > to_timestamp({after}) AND beat <> {dead_beat})
+    (SELECT min(done) FROM call WHERE called > to_timestamp({since})),
+    (SELECT min(at) FROM work_tick WHERE at > to_timestamp({since}) AND beat <> {dead_beat})
 )) - {since}
 WHERE NOT EXISTS (SELECT FROM call WHERE called <= to_timestamp({since}) AND done IS NULL)
-  AND EXISTS (SELECT FROM call WHERE called > to_timestamp({after}) AND done IS NOT NULL)
-  AND EXISTS (SELECT FROM work_tick WHERE at > to_timestamp({after}) AND beat <> {dead_beat})
+  AND EXISTS (SELECT FROM call WHERE called > to_timestamp({since}) AND done IS NOT NULL)
+  AND EXISTS (SELECT FROM work_tick WHERE at > to_timestamp({since}) AND beat <> {dead_beat})
 """
 
 
@@ -134,14 +134,13 @@ class Calls:
         """Tell whether every call has had its effect."""
         return self.done() == self.committed()
 
-    def recovered(self, since: float, after: float = 0, dead_beat: int = 0) -> float | None:
+    def recovered(self, since: float, dead_beat: int = 0) -> float | None:
         """Seconds from `since` until all was well again; None as long as it is not.
 
         That is: every call from before has had its effect, and a call and a run of Beat's from
-        after it, or after `after`, the latter not by the Beat that died.
+        after it, the latter not by the Beat that died.
         """
-        times = {"since": f"{since:.6f}", "after": f"{max(since, after):.6f}"}
-        sql = RECOVERED.format(low=self.low, dead_beat=dead_beat, **times)
+        sql = RECOVERED.format(low=self.low, dead_beat=dead_beat, since=f"{since:.6f}")
         found = self.database.sql(sql)
         return round(max(0.0, float(found)), 1) if found else None
 

@@ -24,6 +24,8 @@ CHANGING = [
     (re.compile(r"since \w{3} [\d-]+ [\d:]+ UTC"), "since …"),
 ]
 LONGEST = 200
+# Ansible's status when a host could not be reached.
+UNREACHABLE = 4
 CALL = (
     "from django.db import transaction\n"
     "from work import tasks\n"
@@ -48,10 +50,7 @@ class Wrong(Exception):
 
 
 class Stage:
-    """What a fault is made with.
-
-    `since` is when recovery begins to count, `after` what new calls must come after.
-    """
+    """What a fault is made with; `since` is when recovery begins to count."""
 
     def __init__(self, inventory: str) -> None:
         self.inventory = inventory
@@ -64,7 +63,7 @@ class Stage:
     def clear(self) -> None:
         """Begin with another fault."""
         self.undo = ExitStack()
-        self.began = self.since = self.after = time.time()
+        self.began = self.since = time.time()
         self.calls: Any = None
         self.dead_beat = 0
         self.seen: list[dict[str, str]] = []
@@ -125,8 +124,11 @@ class Stage:
         pairs.append(["outbox", self.data.sql("SELECT count(*) FROM celeriac_outbox")])
         return {name: int(count) for name, count in pairs if int(count)}
 
-    def playbook(self, name: str, *options: str) -> str:
-        """Run one of the playbooks, as the operator does; returns what it said."""
+    def playbook(self, name: str, *options: str, unreachable: bool = False) -> str:
+        """Run one of the playbooks, as the operator does; returns what it said.
+
+        It must succeed, or where a host is `unreachable` end with the status that says so.
+        """
         done = subprocess.run(
             ["ansible-playbook", name, "-i", self.inventory, *options],
             cwd=ROOT,
@@ -134,9 +136,9 @@ class Stage:
             text=True,
             check=False,
         )
-        if done.returncode:
+        if done.returncode != (UNREACHABLE if unreachable else 0):
             raise Wrong(f"{name} failed: {done.stdout[-1500:]}")
-        return done.stdout
+        return done.stdout + done.stderr
 
     # -- what happens meanwhile ---------------------------------------------------------
 
@@ -175,9 +177,9 @@ class Stage:
 
         self.wait(look, seconds, f"{pattern!r} in the journal of {unit} on {host.name}")
 
-    def screen(self, pattern: str) -> None:
+    def screen(self, pattern: str, unreachable: bool = False) -> None:
         """What playbooks/status.yml shows of the hosts."""
-        said = self.playbook("playbooks/status.yml")
+        said = self.playbook("playbooks/status.yml", unreachable=unreachable)
         if not self.sees("playbooks/status.yml", unfolded(said), pattern):
             raise Wrong(f"playbooks/status.yml does not show {pattern!r}")
 
