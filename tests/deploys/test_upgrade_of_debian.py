@@ -27,6 +27,8 @@ apt-get full-upgrade -qy -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=-
 TIDY = "DEBIAN_FRONTEND=noninteractive apt-get autoremove --purge -qy"
 CODENAME = ". /etc/os-release; echo $VERSION_CODENAME"
 CURRENT = f"/opt/{APP}/current"
+# Those of a release.
+UNITS = f"{APP}-*@*"
 
 
 def ordered(inventory, name: str, **variables: str) -> None:
@@ -52,17 +54,17 @@ def upgraded(pytestconfig) -> SimpleNamespace:
     # The release that the inventory describes, which a limited run brings as well.
     ordered(inventory, "deploy")
     data.sql("TRUNCATE work_effect")
-    before = sorted(host.running(f"{APP}-*"))
+    before = sorted(host.running(UNITS))
     with ExitStack() as meanwhile:
         load = meanwhile.enter_context(visited(inventory))
         feeder = meanwhile.enter_context(Feeder(other, POOLS))
         consumers = meanwhile.enter_context(Consumers(workers, POOLS))
         ordered(inventory, "drain", do="out", host=name)
-        out = host.running(f"{APP}-*")
+        out = host.running(UNITS)
         host.run("sh", "-ec", UPGRADE)
         restarted(host)
         host.run("sh", "-ec", TIDY)
-        after_restart = host.running(f"{APP}-*")
+        after_restart = host.running(UNITS)
         run_site(inventory, "--limit", name)
         ordered(inventory, "drain", do="back", host=name)
     data.wait_until_done(feeder.sent)
@@ -74,7 +76,7 @@ def upgraded(pytestconfig) -> SimpleNamespace:
         gap=consumers.longest_gap(),
         before=before,
         out=[*out, *after_restart],
-        after=sorted(host.running(f"{APP}-*")),
+        after=sorted(host.running(UNITS)),
     )
 
 
@@ -105,6 +107,6 @@ def test_it_runs_what_it_ran_before_in_the_current_release(upgraded):
     assert upgraded.after == upgraded.before
     release = upgraded.other.run("readlink", CURRENT)
     assert upgraded.host.run("readlink", CURRENT) == release
-    assert {unit.partition("@")[2] for unit in upgraded.after if "@" in unit} == {
+    assert {unit.partition("@")[2] for unit in upgraded.after} == {
         f"{release.rsplit('/', 1)[-1]}.service"
     }
