@@ -43,12 +43,20 @@ def served(inventory, reach):
     for item in inventory.of(data)["redis_instances"]:
         look(app, data, item["port"])
     database = inventory.first("postgresql")
-    look(app, database, inventory.of(database)["postgresql_port"], greeting="-starttls postgres")
+    variables = inventory.of(database)
+    look(app, database, variables["postgresql_port"], greeting="-starttls postgres")
+    pooled = reach(inventory.groups["io"][0])
+    look(pooled, database, variables["pgbouncer_port"], greeting="-starttls postgres")
+    keeper = inventory.first("logs")
+    look(app, keeper, inventory.of(keeper)["logs_port"])
     for name in inventory.groups["web"]:
         variables = inventory.of(name)
         look(proxy, name, variables["nginx_inner_app_port"], variables["celeriac_web_name"])
     flower = inventory.first("flower")
     look(proxy, flower, inventory.of(flower)["nginx_inner_flower_port"])
+    watcher = reach(inventory.first("monitoring"))
+    for name in inventory.groups["beat"]:
+        look(watcher, name, inventory.of(name)["nginx_inner_metrics_port"])
     return found
 
 

@@ -132,7 +132,7 @@ def long_task(inventory, app, following, host, app_name, variables):
     call = f"from orders.tasks import later; later.delay({LONG}, '{note}')"
     host.check_output(f'/usr/local/sbin/{app_name}-manage shell -c "{call}"')
     status = f"systemctl show --value --property=StatusText '{app_name}-worker-*@{following}'"
-    until(20, lambda: "1 " in host.check_output(status), "the task does not run")
+    until(20, lambda: "1 task running" in host.check_output(status), "the task does not run")
     return note
 
 
