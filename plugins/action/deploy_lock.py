@@ -19,13 +19,28 @@ def user() -> str:
         return str(os.getuid())
 
 
+def began(process: int) -> str:
+    """When the process began, in the kernel's own count; empty where it does not tell."""
+    try:
+        with open(f"/proc/{process}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
 def this_run() -> dict[str, Any]:
-    """Who runs this ansible-playbook, where, and in which process; tasks run in a child of it."""
+    """Who runs this ansible-playbook, where, and in which process; tasks run in a child of it.
+
+    Two containers may have the same name and the same number of a process, but not from the same
+    moment on.
+    """
     parent = multiprocessing.parent_process()
+    process = parent.pid if parent else os.getpid()
     return {
         "who": user(),
         "machine": socket.gethostname(),
-        "process": parent.pid if parent else os.getpid(),
+        "process": process,
+        "began": began(process),
     }
 
 
@@ -38,8 +53,8 @@ def has_ended(holder: dict[str, Any], run: dict[str, Any]) -> bool:
     except ProcessLookupError:
         return True
     except PermissionError:
-        return False
-    return False
+        pass
+    return began(holder["process"]) != holder.get("began", "")
 
 
 class ActionModule(ActionBase):

@@ -65,9 +65,19 @@ def switch_problems(
             "that for a moment either the old web server or the new one would call a task that no "
             "worker knows. Ship it as two releases: first the new ones, then without the old ones."
         )
+    if dropped and new.get("unseen"):
+        problems.append(
+            f"The release drops tasks ({listed(dropped)}), and whether some of them wait could not "
+            f"be seen: {listed(new['unseen'])}."
+        )
     if back:
         problems += schema_problems(new, old)
     return [*problems, ACCEPT] if problems else []
+
+
+def tasks_left(new: Mapping[str, Any]) -> str:
+    """Return the tasks that wait, in queues or the outbox, and that the release does not know."""
+    return listed(f"{name} ({new[key][name]})" for key in ("queued", "owed") for name in new[key])
 
 
 def schema_problems(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
@@ -133,6 +143,7 @@ class FilterModule:
         return {
             "switch_order": switch_order,
             "switch_problems": switch_problems,
+            "tasks_left": tasks_left,
             "manage_steps": manage_steps,
             "venv_name": venv_name,
             "folder_digest": folder_digest,

@@ -70,18 +70,23 @@ def host_lines(name: str, said: Mapping[str, Any]) -> list[str]:
 def status_screen(hostvars: Mapping[str, Any], hosts: Sequence[str], first: str) -> list[str]:
     """Return the lines of the screen; `first` is the host that asked the app."""
     lines = [line for host in sorted(hosts) for line in host_lines(host, hostvars[host])]
-    app, deploys = hostvars[first]["status_app"], hostvars[first]["status_deploys"]
-    if app.get("failed"):
-        lines.append(f"the app did not answer: {app.get('msg', '')}")
-    else:
+    app = hostvars[first].get("status_app", {})
+    deploys = hostvars[first].get("status_deploys", {})
+    if "steps" in app and not app.get("failed"):
         lines += app["steps"][0]["stdout"].splitlines()
-    holder = deploys["holder"]
+    else:
+        lines.append(f"the app did not answer: {app.get('msg', f'{first} is away')}")
+    holder = deploys.get("holder")
     if holder:
         lines.append(
             f"a {holder['what']} runs: {holder['who']}@{holder['machine']}, "
             f"process {holder['process']}"
         )
-    return [*lines, "deploys (the last five):", *(f"  {line}" for line in deploys["history"])]
+    return [
+        *lines,
+        "deploys (the last five):",
+        *(f"  {line}" for line in deploys.get("history", [])),
+    ]
 
 
 class FilterModule:

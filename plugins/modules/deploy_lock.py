@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -105,6 +106,18 @@ class Lock:
             mine.unlink()
         return True
 
+    def take_from(self, holder: dict[str, Any]) -> None:
+        """Take it away from this holder, and from nobody who has taken it since."""
+        aside = self.path.with_name(f".{self.path.name}.{os.getpid()}.aside")
+        try:
+            self.path.rename(aside)
+        except FileNotFoundError:
+            return
+        if json.loads(aside.read_text()) != holder:
+            with contextlib.suppress(FileExistsError):
+                os.link(aside, self.path)
+        aside.unlink()
+
     def give_back(self) -> None:
         """Whoever held it."""
         self.path.unlink(missing_ok=True)
@@ -130,7 +143,7 @@ def when(holder: dict[str, Any]) -> str:
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether both are the same run."""
-    return all(one.get(key) == other.get(key) for key in ("who", "machine", "process"))
+    return all(one.get(key) == other.get(key) for key in ("who", "machine", "process", "began"))
 
 
 def refusal(app: str, holder: dict[str, Any]) -> str:
@@ -154,7 +167,7 @@ def take(lock: Lock, given: dict[str, Any]) -> tuple[bool, str]:
         lock.note(
             holder, holder.get("release", ""), "ended without a word; the lock was taken over"
         )
-        lock.give_back()
+        lock.take_from(holder)
     if not lock.take(run):
         return False, refusal(given["app"], lock.holder() or holder)
     return True, ""

@@ -33,6 +33,14 @@ options:
     description: Whether it also becomes the newest, as a deploy makes it.
     type: bool
     default: true
+  after:
+    description: Whether commands are due after the switch to it; C(after_done) takes that back.
+    type: bool
+    default: false
+  after_done:
+    description: The commands after the switch to the current release have run.
+    type: bool
+    default: false
   facts:
     description: What the release says about itself (see celeriac.skew), to be kept with it.
     type: dict
@@ -59,6 +67,7 @@ facts: {description: What the current release says about itself., type: dict, re
 releases: {description: Names of those that were current once., type: list, returned: always}
 built: {description: Names of those that are built., type: list, returned: always}
 released: {description: Names of those whose release commands ran., type: list, returned: always}
+after_due: {description: Whether commands after the switch are due., type: bool, returned: always}
 removed: {description: Names of those that were removed., type: list, returned: always}
 """
 
@@ -114,6 +123,11 @@ class Releases:
         path = self.folder(self.current or "none") / "facts.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
+    @property
+    def after(self) -> Path:
+        """A file that is there while commands are due after the switch to the current release."""
+        return self.folder(self.current or "none") / ".after-due"
+
     def previous(self) -> str:
         """The release that was deployed before the current one."""
         names = self.deployed()
@@ -136,6 +150,7 @@ class Releases:
             unfinished.unlink(missing_ok=True)
             unfinished.symlink_to(folder)
             unfinished.replace(link)
+            self.after.unlink(missing_ok=True)
         if (changed and newest) or not (folder / ".deployed").exists():
             (folder / ".deployed").touch()
         return changed
@@ -183,6 +198,8 @@ def main() -> None:
             "app": {"type": "str", "required": True},
             "current": {"type": "str"},
             "newest": {"type": "bool", "default": True},
+            "after": {"type": "bool", "default": False},
+            "after_done": {"type": "bool", "default": False},
             "facts": {"type": "dict"},
             "keep": {"type": "int"},
             "root": {"type": "path", "default": "/"},
@@ -198,8 +215,12 @@ def main() -> None:
         if not found.folder(given["current"]).is_dir():
             module.fail_json(msg=f"there is no release {given['current']} on this host")
         changed = found.make_current(given["current"], given["newest"], given["facts"])
+        if changed and given["after"]:
+            found.after.touch()
         if given["keep"]:
             removed = found.prune(given["keep"], in_use(given["app"]))
+    if given["after_done"] and not module.check_mode:
+        found.after.unlink(missing_ok=True)
     module.exit_json(
         changed=changed or bool(removed),
         current=found.current,
@@ -208,6 +229,7 @@ def main() -> None:
         releases=found.deployed(),
         built=found.built(),
         released=[name for name in found.built() if (found.folder(name) / ".released").exists()],
+        after_due=found.after.exists(),
         removed=removed,
     )
 

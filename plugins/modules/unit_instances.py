@@ -19,6 +19,8 @@ description:
     releases disabled and told to stop. Units that the release does not have go.
   - Where one does not start, those that this run has started are stopped again, the unit files are
     put back, the others go on as before, and the failure carries the journal.
+  - An instance that shall run and still finishes its work from before, on the way back for one,
+    starts when it is done. Nobody waits for that; its successor works on until then.
 options:
   app:
     description: What the names of all units begin with.
@@ -70,11 +72,14 @@ started: {description: Instances that were started., type: list, returned: alway
 stopped: {description: Instances that were told to stop., type: list, returned: always}
 removed: {description: Unit files that the release does not have., type: list, returned: always}
 draining: {description: Instances that still finish their work., type: list, returned: always}
+waiting: {description: Instances that start when that work is done., type: list, returned: always}
 out: {description: Instances that are out of service., type: list, returned: always}
 """
 
 RUNNING = {"active", "reloading"}
 STOPPED = {"inactive", "failed"}
+# What the unit that hands over later is called after the pool's name.
+LATER = "-handover.service"
 
 
 class Failed(Exception):
@@ -122,6 +127,16 @@ def loaded_instances(families: list[Family]) -> dict[str, str]:
     return {row[0]: row[2] for row in rows}
 
 
+def running_beside(unit: str, loaded: dict[str, str]) -> list[str]:
+    """Return the other running instances of the same kind."""
+    kind = unit.split("@")[0]
+    return [
+        other
+        for other, state in loaded.items()
+        if other != unit and other.split("@")[0] == kind and state in RUNNING
+    ]
+
+
 def enabled_instances(families: list[Family], wants: Path) -> set[str]:
     """Return the instances that the target wants at boot."""
     return {link.name for family in families for link in wants.glob(family.instances)}
@@ -146,6 +161,29 @@ def wait_for(units: list[str], seconds: float) -> None:
         waiting = [unit for unit in waiting if state_of(unit) not in STOPPED]
         if waiting:
             time.sleep(0.1)
+
+
+def hand_over_later(unit: str, successors: list[str]) -> None:
+    """Start `unit` as soon as it has stopped, and then stop what works on until then."""
+    script = 'systemctl start "$1"; shift; test $# = 0 || systemctl stop --no-block "$@"'
+    name = f"--unit={unit.split('@')[0]}{LATER}"
+    run = ["systemd-run", "--quiet", "--collect", name, "sh", "-ec", script, "sh"]
+    subprocess.run([*run, unit, *successors], capture_output=True, text=True, check=True)
+
+
+def forget_later(families: list[Family]) -> None:
+    """End what an earlier run has left to be handed over later."""
+    patterns = [
+        family.instances.replace("@?*", LATER.removesuffix(".service")) for family in families
+    ]
+    listed = systemctl("list-units", "--plain", "--no-legend", *patterns).stdout
+    if later := [line.split()[0] for line in listed.splitlines() if line.strip()]:
+        systemctl("stop", *later, check=True)
+        states = loaded_instances(families)
+        # They are to stop only, and no longer to start again.
+        again = [unit for unit, state in states.items() if state == "deactivating"]
+        if again:
+            systemctl("stop", "--no-block", *again, check=True)
 
 
 def put(folder: Path, texts: dict[str, str | None]) -> None:
@@ -211,24 +249,36 @@ def hand_over(module: AnsibleModule) -> dict:
     }
     wanted = [unit for unit, name in named.items() if name not in out]
 
+    if not module.check_mode:
+        forget_later(families)
     loaded = loaded_instances(families)
     enabled = enabled_instances(families, installed / f"{app}.target.wants")
     sockets = [name for name in texts if name.endswith(".socket") and state_of(name) not in RUNNING]
-    to_start = [unit for unit in wanted if loaded.get(unit) not in RUNNING]
+    patient = tuple(f"{app}-{name}" for name in given["patient"])
+    waiting = {
+        unit: [other for other in running_beside(unit, loaded) if other not in wanted]
+        for unit in wanted
+        if unit.startswith(patient) and loaded.get(unit) == "deactivating"
+    }
+    to_start = [unit for unit in wanted if loaded.get(unit) not in RUNNING and unit not in waiting]
     to_enable = [unit for unit in wanted if unit not in enabled]
     to_disable = sorted(enabled - set(wanted))
+    staying = {unit for successors in waiting.values() for unit in successors}
     leaving = sorted(
-        unit for unit, state in loaded.items() if unit not in wanted and state not in STOPPED
+        unit
+        for unit, state in loaded.items()
+        if unit not in {*wanted, *staying} and state not in STOPPED
     )
     to_stop = [unit for unit in leaving if loaded[unit] != "deactivating"]
     result = {
         "changed": bool(
-            written or gone or sockets or to_start or to_enable or to_disable or to_stop
+            written or gone or sockets or to_start or to_enable or to_disable or to_stop or waiting
         ),
         "started": to_start,
         "stopped": to_stop,
         "removed": [],
         "draining": [],
+        "waiting": list(waiting),
         "out": [unit for unit in named if unit not in wanted],
     }
     if module.check_mode:
@@ -247,7 +297,8 @@ def hand_over(module: AnsibleModule) -> dict:
             systemctl(action, *units, check=True)
     if to_stop:
         systemctl("stop", "--no-block", *to_stop, check=True)
-    patient = tuple(f"{app}-{name}" for name in given["patient"])
+    for unit, successors in waiting.items():
+        hand_over_later(unit, successors)
     wait_for([unit for unit in leaving if not unit.startswith(patient)], given["wait"])
 
     states = loaded_instances(families)
@@ -258,7 +309,9 @@ def hand_over(module: AnsibleModule) -> dict:
     # The unit of one that drains has its limits; it goes with the next deploy.
     result["removed"] = [name for name in gone if name.split("@")[0] not in live]
     put(installed, dict.fromkeys(result["removed"]))
-    result["draining"] = [unit for unit, state in states.items() if state == "deactivating"]
+    result["draining"] = [
+        unit for unit, state in states.items() if state == "deactivating" and unit not in waiting
+    ]
     return result
 
 

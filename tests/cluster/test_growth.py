@@ -1,11 +1,13 @@
-"""A host and a pool join by a line each and one run, and leave by another; certificates change."""
+"""A host and a pool join by a line and a run, and leave by another; certificates change."""
+
+from dataclasses import dataclass
 
 import pytest
 
 from support import inventory as inventories
 from support.deploys import playbook
 from support.hosts import Release, until
-from support.load import Orders, run_site, visited
+from support.load import Load, Orders, run_site, visited
 from support.site import Site
 
 testinfra_hosts = ["ansible://postgresql"]
@@ -41,12 +43,20 @@ def served(inventory, reach):
     for item in inventory.of(data)["redis_instances"]:
         look(app, data, item["port"])
     database = inventory.first("postgresql")
-    look(app, database, inventory.of(database)["postgresql_port"], greeting="-starttls postgres")
+    variables = inventory.of(database)
+    look(app, database, variables["postgresql_port"], greeting="-starttls postgres")
+    pooled = reach(inventory.groups["io"][0])
+    look(pooled, database, variables["pgbouncer_port"], greeting="-starttls postgres")
+    keeper = inventory.first("logs")
+    look(app, keeper, inventory.of(keeper)["logs_port"])
     for name in inventory.groups["web"]:
         variables = inventory.of(name)
         look(proxy, name, variables["nginx_inner_app_port"], variables["celeriac_web_name"])
     flower = inventory.first("flower")
     look(proxy, flower, inventory.of(flower)["nginx_inner_flower_port"])
+    watcher = reach(inventory.first("monitoring"))
+    for name in inventory.groups["beat"]:
+        look(watcher, name, inventory.of(name)["nginx_inner_metrics_port"])
     return found
 
 
@@ -55,53 +65,51 @@ SESSIONS = (
 )
 
 
-def with_packing(pools):
-    """The topology with that pool in it."""
-    others = [
-        {**pool, "queues": [name for name in pool["queues"] if name not in PACKING["queues"]]}
-        for pool in pools
-    ]
-    return [*others, PACKING]
+@dataclass
+class Run:
+    """What visitors and customers met while site.yml ran."""
+
+    load: Load
+    orders: Orders
+    lost: list[str]
+
+
+def run_under_load(inventory, path, **variables):
+    """Run site.yml with that inventory while visitors come and customers order."""
+    site = Site.of(inventory.of(inventory.first("proxy")))
+    with visited(inventory) as load, Orders(site, every=3) as orders:
+        run_site(path, **variables)
+    return Run(load, orders, orders.lost())
 
 
 @pytest.fixture(scope="module")
 def joined(inventory, grown, reach, sql):
-    """One run under load: host and pool join, and every certificate is renewed."""
+    """The host joins, and every certificate of the deployment is renewed."""
     before, sessions = served(inventory, reach), set(sql(SESSIONS))
-    proxy = inventory.of(inventory.first("proxy"))
-    with visited(inventory) as load, Orders(Site.of(proxy)) as orders:
-        # Longer than they are valid now, so that all are due.
-        run_site(
-            grown,
-            certificates_days=397,
-            certificates_renew_days=396,
-            celery_workers=with_packing(proxy["celery_workers"]),
-        )
+    assert sessions
+    # Longer than they are valid now, so that all are due.
+    run = run_under_load(inventory, grown, certificates_days=397, certificates_renew_days=396)
     return {
-        "load": load,
-        "orders": orders,
-        "lost": orders.lost(),
+        "run": run,
         "before": before,
         "after": served(inventory, reach),
         "ended": sessions - set(sql(SESSIONS)),
     }
 
 
-def test_no_request_fails_while_certificates_are_renewed_and_a_host_joins(joined, figure):
-    load = joined["load"]
+def hurt_nobody(run, what, figure):
+    """Every request and every order of the run ended well."""
     figure(
-        f"rotation: {load.served} requests in {load.seconds:.0f} s while every certificate was "
-        f"renewed and a host joined, {len(load.refused)} failed"
+        f"{what}: {run.load.served} requests in {run.load.seconds:.0f} s, {len(run.load.refused)}"
+        f" failed; {len(run.orders.placed)} orders, {len(run.lost)} lost"
     )
-    assert load.refused == []
-    assert load.served > 200
+    assert (run.load.refused, run.orders.refused, run.lost) == ([], [], [])
+    assert run.load.served > 200
+    assert len(run.orders.placed) > 10
 
 
-def test_no_order_is_lost_while_they_join(joined, figure):
-    orders = joined["orders"]
-    figure(f"joining: {len(orders.placed)} orders placed meanwhile, {len(joined['lost'])} lost")
-    assert (orders.refused, joined["lost"]) == ([], [])
-    assert len(orders.placed) > 10
+def test_nobody_notices_that_certificates_are_renewed_and_a_host_joins(joined, figure):
+    hurt_nobody(joined["run"], "every certificate renewed and a host joined", figure)
 
 
 def test_every_server_shows_its_new_certificate(joined):
@@ -143,57 +151,34 @@ def test_the_others_open_to_it(joined, wider, spare, reach):
     assert database.count(wider.of(spare)["host_address"]) >= 2
 
 
-def test_the_pool_that_joined_does_the_orders(joined, wider, reach, app_name):
-    """On every host of its group, the new one too."""
-    for name in wider.groups[PACKING["hosts"]]:
-        release = Release(reach(name), wider.of(name))
-        unit = f"{app_name}-worker-{PACKING['name']}@{release.id}"
-        assert reach(name).check_output(f"systemctl is-active {unit}") == "active"
-    site = Site.of(wider.of(wider.first("proxy")))
-    site.finish(site.place_order(), 60)
-    assert any(
-        '"orders.pack' in reach(name).check_output(SAID_BY_PACKING.format(app_name))
-        for name in wider.groups[PACKING["hosts"]]
-    )
-
-
-SAID_BY_PACKING = f"journalctl --no-pager -o cat -u '{{}}-worker-{PACKING['name']}@*'"
+def with_packing(pools):
+    """The topology with that pool in it."""
+    others = [
+        {**pool, "queues": [name for name in pool["queues"] if name not in PACKING["queues"]]}
+        for pool in pools
+    ]
+    return [*others, PACKING]
 
 
 @pytest.fixture(scope="module")
-def left(joined, inventory, reach):
-    """One run under load: both lines are gone, orders are being worked on."""
-    proxy = inventory.of(inventory.first("proxy"))
-    with visited(inventory) as load, Orders(Site.of(proxy), every=2) as orders:
-        run_site(inventory)
-    return {"load": load, "orders": orders, "lost": orders.lost()}
+def left(joined, inventory):
+    """The host's line is gone, and a pool has one instead."""
+    pools = with_packing(inventory.of(inventory.first("proxy"))["celery_workers"])
+    return run_under_load(inventory, inventory, celery_workers=pools)
 
 
-def test_no_request_fails_and_no_order_is_lost_when_they_leave(left, figure):
-    load, orders = left["load"], left["orders"]
-    figure(
-        f"leaving: {load.served} requests in {load.seconds:.0f} s while a host and a pool left, "
-        f"{len(load.refused)} failed; {len(orders.placed)} orders, {len(left['lost'])} lost"
-    )
-    assert (load.refused, orders.refused, left["lost"]) == ([], [], [])
-    assert len(orders.placed) > 20
+def test_nobody_notices_that_a_host_leaves_and_a_pool_joins(left, figure):
+    hurt_nobody(left, "a host left and a pool joined", figure)
 
 
-def test_host_and_pool_were_drained(left, spare, inventory, reach, app_name):
+def drained(host, units):
     """Stopped by their own will: systemd had to kill nothing."""
-    for name in (spare, *inventory.groups[PACKING["hosts"]]):
-        said = reach(name).check_output(
-            f"journalctl --no-pager -o cat -u '{app_name}-worker-*@*'"
-            " | sed -nE '/SIGKILL|timed out/p'"
-        )
-        assert said == ""
+    said = f"journalctl --no-pager -o cat -u '{units}' | sed -nE '/SIGKILL|timed out/p'"
+    return host.check_output(said) == ""
 
 
-def test_the_pool_is_gone_with_its_units(left, inventory, reach, app_name):
-    for name in inventory.groups[PACKING["hosts"]]:
-        found = f"find /etc/systemd/system -name '{app_name}-worker-{PACKING['name']}@*'"
-        listed = f"systemctl list-units --all --plain --no-legend '{app_name}-worker-packing@*'"
-        assert (reach(name).check_output(found), reach(name).check_output(listed)) == ("", "")
+def test_the_host_was_drained(left, spare, reach, app_name):
+    assert drained(reach(spare), f"{app_name}-worker-*")
 
 
 def test_nothing_of_the_app_is_left_on_it(left, spare, reach, app_name):
@@ -213,23 +198,47 @@ def test_the_others_no_longer_open_to_it(left, inventory, spare, reach):
     assert address not in reach(inventory.first("postgresql")).check_output(rules)
 
 
+@pytest.fixture
+def pool_host(inventory, reach):
+    """The one host of the pool's group."""
+    (name,) = inventory.groups[PACKING["hosts"]]
+    return reach(name)
+
+
+def test_the_pool_that_joined_does_the_orders(left, pool_host, app_name):
+    said = f"journalctl --no-pager -o cat -u '{app_name}-worker-packing@*' | grep -c orders.pack"
+    assert int(pool_host.check_output(said)) > 0
+
+
+@pytest.fixture(scope="module")
+def pool_left(left, inventory):
+    """The pool's line is gone, too."""
+    return run_under_load(inventory, inventory)
+
+
+def test_nobody_notices_that_a_pool_leaves(pool_left, figure):
+    hurt_nobody(pool_left, "a pool left", figure)
+
+
+def test_the_pool_was_drained_and_its_units_are_gone(pool_left, pool_host, app_name):
+    units = f"{app_name}-worker-packing@*"
+    assert drained(pool_host, units)
+    listed = f"systemctl list-units --all --plain --no-legend '{units}'"
+    assert pool_host.check_output(listed) == ""
+    assert pool_host.check_output(f"find /etc/systemd/system -name '{units}'") == ""
+
+
 @pytest.mark.spec("D6.2.3")
-def test_a_run_of_one_host_leaves_one_beat(left, inventory, sql):
-    name = inventory.groups["beat"][-1]
-    run_site(inventory, f"--limit={name}")
-    until(
-        15,
-        lambda: (
-            len(
-                sql(
-                    "select 1 from pg_locks join pg_stat_activity using (pid) where granted"
-                    " and locktype = 'advisory' and application_name like 'celeriac-beat%'"
-                )
-            )
-            == 1
-        ),
-        "not exactly one Beat leads",
-    )
+def test_a_run_of_one_host_leaves_one_beat(pool_left, inventory, reach, app_name):
+    run_site(inventory, f"--limit={inventory.groups['beat'][-1]}")
+    status = f"systemctl show --value --property=StatusText '{app_name}-beat@*'"
+
+    def roles():
+        """What each Beat says that it does."""
+        said = [reach(name).check_output(status) for name in inventory.groups["beat"]]
+        return sorted(line.partition(":")[0] for text in said for line in text.split("\n") if line)
+
+    until(15, lambda: roles() == ["leading", "standby"], "not exactly one Beat leads")
 
 
 @pytest.mark.parametrize(

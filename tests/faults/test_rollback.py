@@ -37,8 +37,11 @@ def app(variables, tmp_path_factory) -> Path:
     style.write_text(style.read_text() + "\n/* the next release */\n")
     with (copy / "orders/tasks.py").open("a") as tasks:
         tasks.write(
-            "\n\n@shared_task(name='orders.later', time_limit=60)\ndef later() -> None:\n"
-            '    """Do nothing; it is only in the next release."""\n'
+            "\n\n@shared_task(name='orders.later', time_limit=120)\n"
+            "def later(seconds: int, note: str) -> None:\n"
+            '    """Take so long, and note that it was done; it is only in the next release."""\n'
+            "    import time\n\n    time.sleep(seconds)\n"
+            "    with open(note, 'a') as file:\n        file.write('done\\n')\n"
         )
     last = max(path.stem for path in (copy / "orders/migrations").glob("0*.py"))
     (copy / "orders/migrations/9998_later.py").write_text(
@@ -82,7 +85,7 @@ def test_a_queued_task_that_the_target_does_not_know_is_named(
 
 
 def test_it_leads_back_within_seconds_and_without_one_failed_request(
-    inventory, site, host, app_name, running, before, following, current, effects
+    inventory, site, host, app_name, running, before, following, current, effects, figure
 ):
     order = site.place_order(card="flaky")
     began = time.monotonic()
@@ -91,7 +94,9 @@ def test_it_leads_back_within_seconds_and_without_one_failed_request(
     took = time.monotonic() - began
 
     assert said.returncode == 0, said.stdout[-3000:]
-    print(f"back after {took:.1f} s")
+    figure(f"back after {took:.1f} s")
+    # A busy machine of two cores; bench/deploy counts on a quiet one.
+    assert took < 40
     assert current() == before
     assert visitors.refused == []
     assert site.finish(order, 60)["step"] == "done"
@@ -112,6 +117,59 @@ def test_each_release_has_its_own_manifest(host, app_name, before, following):
         f"sha256sum </proc/{pid}/root/var/lib/{app_name}/static/staticfiles.json"
     )
     assert seen == names[0]
+
+
+LONG = 60  # seconds
+
+
+@pytest.fixture
+def long_task(inventory, app, following, host, app_name, variables):
+    """A task of the next release that takes a minute, and runs; returns the file of its note."""
+    done = deploy(inventory, app)
+    assert done.returncode == 0, done.stdout[-3000:]
+    note = f"/var/lib/{app_name}/long-task"
+    host.check_output(f"rm -f {note}")
+    call = f"from orders.tasks import later; later.delay({LONG}, '{note}')"
+    host.check_output(f'/usr/local/sbin/{app_name}-manage shell -c "{call}"')
+    status = f"systemctl show --value --property=StatusText '{app_name}-worker-*@{following}'"
+    until(20, lambda: "1 task running" in host.check_output(status), "the task does not run")
+    return note
+
+
+def test_a_long_task_holds_up_neither_the_way_back_nor_the_next_deploy(
+    inventory, site, host, app_name, app, running, before, following, long_task, figure
+):
+    """It ends on the code that it began on, once; pools never lack a worker."""
+    pool, began = f"{app_name}-worker-cpu", time.monotonic()
+    with Visitors(site) as visitors:
+        back = playbook(inventory, "rollback", go_ahead=True, release_keep=1)
+        took = [time.monotonic() - began]
+        assert back.returncode == 0, back.stdout[-3000:]
+        assert f"{pool}@{following}.service will stop when" in " ".join(back.stdout.split())
+        assert host.file(f"/opt/{app_name}/releases/{following}").exists
+
+        began = time.monotonic()
+        again = deploy(inventory, app)
+        took.append(time.monotonic() - began)
+        assert again.returncode == 0, again.stdout[-3000:]
+        words = f"{pool}@{following}.service still finishes tasks from before, and takes over"
+        assert words in " ".join(again.stdout.split())
+        assert not host.file(long_task).exists
+        assert {f"{pool}@{before}.service", f"{app_name}-web@{following}.service"} <= running()
+        order = site.place_order()
+        assert site.finish(order, 60)["step"] == "done"
+
+        until(LONG + 30, lambda: host.file(long_task).exists, "the long task does not end")
+        until(30, lambda: not [u for u in running() if f"@{before}." in u], "the other one stays")
+        assert f"{pool}@{following}.service" in running()
+    assert host.check_output(f"cat {long_task}") == "done"
+    assert visitors.refused == []
+    figure(
+        f"with a task of {LONG} s: back after {took[0]:.1f} s, forth again after {took[1]:.1f} s"
+    )
+    assert max(took) < LONG
+    done = playbook(inventory, "rollback", go_ahead=True, release=before)
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 def test_the_history_names_each_of_them(host, app_name, before, following):
@@ -147,8 +205,8 @@ def test_one_screen_shows_it_all(inventory, app_name, before):
     for words in (
         f"release {before}",
         f"{app_name}-web@{before}.service active",
-        "Beat:",
-        "queues:",
+        " leads, ",
+        "orders 0",
         "dead letters:",
         "days)",
         "rollback",

@@ -83,6 +83,24 @@ def test_a_stale_one_is_taken_over_and_history_says_so(lock, how):
     assert "alice@desk  ended without a word" in said["history"][0]
 
 
+def test_of_many_that_break_it_at_once_one_gets_it(lock):
+    lock(ALICE, "taken", what="deploy")
+    runs = [{**BOB, "process": number} for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(lambda run: lock(run, "taken", what="deploy", break_it=True), runs))
+    holder = lock(ALICE, "seen")["holder"]
+    assert holder["who"] == "bob"
+    # Whoever broke a lock that was taken since is told so, or holds it.
+    assert holder["process"] in {
+        run["process"] for run, one in zip(runs, said, strict=True) if "failed" not in one
+    }
+
+
+def test_a_run_of_another_moment_is_another_run(lock):
+    lock({**ALICE, "began": "100"}, "taken", what="deploy")
+    assert lock({**ALICE, "began": "200"}, "taken", what="deploy")["failed"]
+
+
 def test_a_user_without_a_name_has_a_number(monkeypatch):
     found = action()
     monkeypatch.delenv("SUDO_USER", raising=False)
@@ -91,13 +109,15 @@ def test_a_user_without_a_name_has_a_number(monkeypatch):
 
 
 def test_a_run_has_ended_when_its_process_is_gone_from_this_machine():
-    has_ended = action().has_ended
-    here = {"machine": socket.gethostname(), "process": os.getpid()}
+    has_ended, began = action().has_ended, action().began
+    here = {"machine": socket.gethostname(), "process": os.getpid(), "began": began(os.getpid())}
     gone = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
     )
     dead = {**here, "process": int(json.loads(gone.stdout))}
     assert has_ended(dead, here)
     assert not has_ended(here, here)
+    # Its number belongs to another process by now.
+    assert has_ended({**here, "began": "1"}, here)
     assert not has_ended({**dead, "machine": "another"}, here)
     assert not has_ended({}, here)

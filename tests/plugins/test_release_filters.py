@@ -129,3 +129,17 @@ def test_a_digest_follows_names_and_contents(tmp_path):
     assert filters.folder_digest([str(tmp_path)]) == first
     (tmp_path / "one").rename(tmp_path / "two")
     assert filters.folder_digest([str(tmp_path)]) != first
+
+
+def test_a_release_that_drops_tasks_is_refused_where_nobody_can_look_for_them():
+    unseen = {"unseen": ["the queues (ConnectionError: away)"]}
+    said = " ".join(filters.switch_problems({**LESS, **unseen}, MORE))
+    assert "drops tasks (orders.pack)" in said
+    assert "the queues (ConnectionError: away)" in said
+    assert filters.switch_problems({**MORE, **unseen}, LESS) == []
+
+
+def test_what_only_the_older_workers_know_is_waited_for():
+    left = {"queued": {"orders.pack": 3}, "owed": {"orders.send": 1}}
+    assert filters.tasks_left(left) == "orders.pack (3), orders.send (1)"
+    assert filters.tasks_left({"queued": {}, "owed": {}}) == ""

@@ -136,3 +136,12 @@ def test_after_an_upgrade_of_debian_what_it_has_must_be_built_again(host):
 def test_a_venv_whose_python_is_gone_must_be_built_again(host):
     host.python.unlink()
     assert host.run()["built"] == []
+
+
+def test_commands_after_the_switch_are_due_until_they_are_done(host):
+    """Also where the run ended in between, for the next one."""
+    assert host.run(current="b", after=True)["after_due"]
+    assert host.run(current="b", after=True)["after_due"]
+    assert not host.run(after_done=True)["after_due"]
+    assert not host.run(current="b", after=True)["after_due"]
+    assert not host.run(current="a")["after_due"]

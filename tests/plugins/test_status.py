@@ -74,3 +74,11 @@ def test_certificates_have_their_days():
     text = "/etc/ssl/celeriac/shop.crt notAfter=Dec 20 15:00:00 2026 GMT\n"
     (line,) = filters.certificate_lines(text, datetime(2026, 11, 20, tzinfo=UTC))
     assert line == "  /etc/ssl/celeriac/shop.crt until 2026-12-20 (30 days)"
+
+
+def test_without_the_first_web_server_the_rest_is_shown():
+    """Ansible never asked it, or it went away meanwhile."""
+    for away in ({}, {"unreachable": True, "msg": "no route"}):
+        said = screen(status_app=away, status_deploys=away)
+        assert "the app did not answer" in said
+        assert "shop-web@new.service" in said

@@ -57,6 +57,7 @@ class Host:
         for name, text in {
             "systemctl": SYSTEMCTL,
             "journalctl": "#!/bin/sh\necho the journal of it\n",
+            "systemd-run": '#!/bin/sh\necho "later $*" >>"$CALLS"\n',
         }.items():
             program = folder / "bin" / name
             program.write_text(text)
@@ -233,3 +234,27 @@ def test_a_pool_that_has_left_is_waited_for_and_its_unit_goes(host):
     assert said["removed"] == ["shop-worker-cpu@.service"]
     assert (said["stopped"], said["draining"]) == ([], [])
     assert host.state(OLD) == "active"
+
+
+def test_one_that_still_drains_comes_back_later_and_its_successor_works_on(host):
+    """The way back, while the older release finishes a long task."""
+    host.runs(NEW, NEW_CPU)
+    host.states.joinpath(OLD).unlink()
+    host.states.joinpath(OLD_CPU).write_text("deactivating")
+    said = host.switch("old")
+    assert (said["started"], said["stopped"]) == ([OLD], [NEW])
+    assert (said["waiting"], said["draining"]) == ([OLD_CPU], [])
+    assert host.state(NEW_CPU) == "active"
+    (later,) = [line for line in host.calls if line.startswith("later")]
+    assert "--unit=shop-worker-cpu-handover.service" in later
+    assert later.endswith(f" sh {OLD_CPU} {NEW_CPU}")
+    assert f"enable {OLD} {OLD_CPU}" in host.calls
+
+
+def test_what_was_to_come_back_later_is_forgotten_by_the_next_switch(host):
+    host.runs(NEW, NEW_CPU, "shop-worker-cpu-handover.service")
+    host.states.joinpath(OLD).unlink()
+    host.states.joinpath(OLD_CPU).write_text("deactivating")
+    said = host.switch("new")
+    assert host.calls[:2] == ["stop shop-worker-cpu-handover.service", f"stop {OLD_CPU}"]
+    assert (said["waiting"], said["draining"]) == ([], [OLD_CPU])
