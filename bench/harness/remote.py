@@ -30,9 +30,15 @@ ENDED = (
 )
 
 ASK = (
-    "import ssl, sys, urllib.request\n"
+    "import http.client, socket, ssl, sys\n"
+    "name, host, port = sys.argv[1:]\n"
+    "plain = socket.create_connection((host, int(port)), timeout=10)\n"
+    "connection = http.client.HTTPConnection(name)\n"
     "context = ssl._create_unverified_context()\n"
-    "print(urllib.request.urlopen(sys.argv[1], context=context, timeout=10).read().decode())\n"
+    "connection.sock = context.wrap_socket(plain, server_hostname=name)\n"
+    "connection.request('GET', '/')\n"
+    "answer = connection.getresponse()\n"
+    "print(answer.status, answer.read().decode())\n"
 )
 
 
@@ -85,9 +91,9 @@ class Host:
         script = (BENCH / "harness/wrk.lua").read_text()
         self.run("sh", "-c", "cat >/srv/bench/wrk.lua", given=script)
 
-    def answer(self, url: str = URL) -> str:
-        """What the site says now."""
-        return self.run("python3", "-c", ASK, url, check=False)
+    def answer(self, host: str = DOMAIN, port: int = 443) -> str:
+        """Status and text with which the site answers now, asked from here of this host."""
+        return self.run("python3", "-c", ASK, DOMAIN, host, str(port), check=False)
 
     def sql(self, text: str) -> str:
         return self.run("runuser", "-u", "postgres", "--", "psql", "-XAtq", "-d", APP, "-c", text)

@@ -17,9 +17,8 @@ def figures_of(name: str, config: pytest.Config, *options: str) -> dict[str, Any
     done = subprocess.run(
         [sys.executable, ROOT / "bench" / name, f"--inventory={path}", "--json", *options],
         cwd=ROOT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
     )
-    print(done.stderr)
-    assert done.stdout, done.stderr
+    assert done.stdout, f"bench/{name} has ended with status {done.returncode}, and no figures"
     return json.loads(done.stdout)
