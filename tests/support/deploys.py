@@ -37,7 +37,7 @@ def copy_of_app(source: Path, folder: Path) -> Path:
 def playbook(
     inventory: Inventory | Path, name: str, *options: str, output: Any = PIPE, **variables: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run playbooks/<name>.yml with extra variables; stdout, or the file `output`, holds what it said."""
+    """Run playbooks/<name>.yml with extra variables; `output` or stdout holds all it said."""
     path = inventory.path if isinstance(inventory, Inventory) else inventory
     return subprocess.run(
         [
