@@ -28,7 +28,6 @@ MADE = "vault_redis_cache_password"
 # ORDER is the id of an order's request, CHANGED a changed copy of the app.
 RUNS = {
     "first run": ("site", {}),
-    "second run": ("site", {}),
     "deploy": ("deploy", {"app_path": "CHANGED"}),
     "rollback": ("rollback", {}),
     "status": ("status", {}),
