@@ -89,15 +89,17 @@ def files_problems(paths: Sequence[str], repository: str) -> list[str]:
         for path in paths
         if not re.fullmatch(r"/[^\s%'\"]+", str(path))
     ]
+    # It may have a login in it.
+    shown = re.sub(r"//[^/]*@", "//…@", repository)
     if not re.match(r"/.|(sftp|s3|rest|b2|azure|gs|swift|rclone):.", repository):
         problems.append(
-            f"backup_files_repository is {repository!r}; write a folder of the host, or as restic "
+            f"backup_files_repository is {shown!r}; write a folder of the host, or as restic "
             "names places, e.g. s3:https://s3.example.org/backups."
         )
     for path in paths:
         if f"{repository}/".startswith(f"{str(path).rstrip('/')}/"):
             problems.append(
-                f"backup_files_repository is {repository}, inside {path}, which is backed up; "
+                f"backup_files_repository is {shown}, inside {path}, which is backed up; "
                 "write another place."
             )
     return problems

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote, urlsplit
 
 
 def postgresql_login(user: str, password: str) -> str:
@@ -32,6 +32,21 @@ def with_login(url: str, user: str, password: str) -> str:
     return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{rest}"
 
 
+def without_login(url: str) -> str:
+    """Return the URL without its user and password."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def netrc(url: str) -> str:
+    """Return the line of a netrc file that has the URL's login, or an empty text."""
+    parts = urlsplit(url)
+    if not parts.username:
+        return ""
+    login, password = unquote(parts.username), unquote(parts.password or "")
+    return f"machine {parts.hostname} login {login} password {password}\n"
+
+
 class FilterModule:
     """The filters, by the names that roles use."""
 
@@ -40,5 +55,7 @@ class FilterModule:
         return {
             "postgresql_login": postgresql_login,
             "postgresql_logins": postgresql_logins,
+            "netrc": netrc,
             "with_login": with_login,
+            "without_login": without_login,
         }

@@ -181,6 +181,7 @@ def test_good_places_for_files_are_taken(repository):
         ),
         (["/a b"], "/srv/backups", "without blanks"),
         (["/var/lib/shop"], "backups", "backup_files_repository is 'backups'; write a folder of"),
+        (["/var/lib/shop"], "https://a:b@c/d", "repository is 'https://…@c/d'; write a folder of"),
         (["/var/lib/shop"], "/var/lib/shop/backups", "inside /var/lib/shop, which is backed up"),
     ],
 )

@@ -20,6 +20,19 @@ def test_a_password_of_any_characters_survives_a_url():
     assert parts.query == "ssl_cert_reqs=required"
 
 
+def test_a_login_moves_from_a_url_to_a_line_of_netrc():
+    url = "https://shop:a%2Fb@mirror.example.org:8443/simple?x=1"
+    assert logins.without_login(url) == "https://mirror.example.org:8443/simple?x=1"
+    assert logins.netrc(url) == "machine mirror.example.org login shop password a/b\n"
+
+
+def test_a_url_without_a_login_stays_as_it_is():
+    assert logins.without_login("https://mirror.example.org/simple") == (
+        "https://mirror.example.org/simple"
+    )
+    assert logins.netrc("https://mirror.example.org/simple") == ""
+
+
 def test_each_password_is_a_login_of_its_own():
     found = logins.postgresql_logins([{"name": "shop_app", "passwords": ["one", "two"]}])
     assert [login["user"] for login in found] == ["shop_app", "shop_app"]

@@ -36,6 +36,26 @@ def test_a_variable_of_the_operators_own_is_no_misspelling(preflight):
     assert "our_colour" not in preflight.run().stdout
 
 
+@pytest.mark.parametrize("secret", ["sesame{{open", "sesame{%open", "sesame{{ there_is_none }}"])
+def test_a_secret_that_ansible_cannot_read_is_named_and_not_shown(preflight, secret):
+    preflight.variables |= {"vault_a": "sesame of a neighbour", "vault_smtp_password": secret}
+    preflight.variables["app_env"] = {
+        "EMAIL_URL": "smtp://shop:{{ vault_smtp_password }}@127.0.0.1"
+    }
+    said = preflight.refuse("-vvv")
+    assert "vault_smtp_password: Ansible cannot read the value" in said
+    assert "vault_smtp_password: !unsafe 'the password'" in said
+    assert "sesame" not in said
+
+
+def test_a_secret_with_braces_is_read_as_it_is_written(preflight):
+    write = preflight.own_folder / "vault.yml"
+    write.write_text("vault_smtp_password: !unsafe 'sesame{{open'\n")
+    said = preflight.run().stdout
+    assert "Ansible cannot read" not in said
+    assert "PLAY [Check the hosts]" in said, said
+
+
 def test_a_misspelt_key_of_a_pool_is_named(preflight):
     preflight.variables["celery_workers"] = [pool(concurency=2)]
     said = preflight.refuse()

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 from support.inventory import ROOT, Inventory
@@ -34,9 +35,9 @@ def copy_of_app(source: Path, folder: Path) -> Path:
 
 
 def playbook(
-    inventory: Inventory | Path, name: str, *options: str, **variables: Any
+    inventory: Inventory | Path, name: str, *options: str, output: Any = PIPE, **variables: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run playbooks/<name>.yml with extra variables; stdout holds all it said."""
+    """Run playbooks/<name>.yml with extra variables; `output` or stdout holds all it said."""
     path = inventory.path if isinstance(inventory, Inventory) else inventory
     return subprocess.run(
         [
@@ -49,7 +50,7 @@ def playbook(
         cwd=ROOT,
         env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_NOCOWS": "1"},
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
+        stdout=output,
         stderr=subprocess.STDOUT,
         text=True,
     )
