@@ -195,3 +195,20 @@ def test_without_a_lease_two_beats_are_told_by_their_units(tmp_path, hosts, fire
 )
 def test_what_is_switched_off_is_not_missed(changes, gone):
     assert set(RULES) - set(alerts(rendered(**changes))) == gone
+
+
+def test_the_overview_misses_a_pool_that_has_no_worker_left(tmp_path):
+    variables = yaml.safe_load((ROOT / "roles/dashboards/vars/main.yml").read_text())
+    panels = variables["__dashboards_described"]["overview"]["panels"]
+    (panel,) = (found for found in panels if found["title"] == "Workers that are missing")
+    (question,) = panel["queries"].values()
+    wanted = [{"labels": '{pool="cpu"}', "value": 1}, {"labels": '{pool="io"}', "value": 1}]
+    test = {
+        "interval": "10s",
+        "input_series": [
+            {"series": 'celeriac_worker_info{worker="io-1a2b@host-1"}', "values": "1x30"},
+            {"series": 'node_uname_info{nodename="host-1", host="one"}', "values": "1x30"},
+        ],
+        "promql_expr_test": [{"expr": question, "eval_time": "2m", "exp_samples": wanted}],
+    }
+    promtool(tmp_path, rendered(), [test])

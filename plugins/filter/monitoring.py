@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 # Parts that others need: what follows on other hosts from one that is gone is kept back.
 NEEDED = ("postgresql", "redis", "web", "beat", "logs")
-# The last bound of the runtime's histograms (history.BUCKETS), in seconds: longer is counted as this.
+# The last bound of the runtime's histograms (history.BUCKETS), in seconds: longer counts as this.
 LONGEST = 1800
 # Listens on the host that Prometheus runs on, and asks what the scrape names.
 PROBE = "blackbox"
