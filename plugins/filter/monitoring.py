@@ -86,6 +86,14 @@ def probe_job(job: str, module: str, targets: Mapping[str, str], port: int) -> d
     }
 
 
+def door(named: Sequence[Any], address: str, starttls: str = "") -> dict[str, str]:
+    """Return an item of exporters_doors for a (name, port) at this address of a host."""
+    name, port = named
+    host = f"[{address}]" if ":" in address else address
+    found = {"name": str(name), "address": f"{host}:{port}"}
+    return found | {"starttls": starttls} if starttls else found
+
+
 def pools_on_hosts(
     workers: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
@@ -181,6 +189,7 @@ class FilterModule:
         """Return the filters of this file."""
         return {
             "app_job": app_job,
+            "door": door,
             "limit_problems": limit_problems,
             "monitoring_paths": monitoring_paths,
             "parts_on_hosts": parts_on_hosts,

@@ -90,8 +90,10 @@ def test_every_rule_can_be_worked_out(prometheus):
     assert wrong == {}
 
 
-# Not there while nothing has died or is out of service, and before the first drill.
-MAY_BE_MISSING = re.compile(r"celeriac_(dead_letters|out_of_service|restore_verified_.*)")
+# Not there while nothing has died or is out of service, before the first drill, and on one host.
+MAY_BE_MISSING = re.compile(
+    r"celeriac_(dead_letters|out_of_service|restore_verified_.*|certificate_expiry_.*)"
+)
 
 
 def test_every_figure_that_a_rule_needs_is_there(prometheus, reference_project):
@@ -208,3 +210,19 @@ def test_grafana_would_find_them_and_prometheus(host, variables, prometheus):
     provider = host.file(f"{folder}/dashboards/celeriac.yaml").content_string
     assert f"{variables['dashboards_folder']}/celeriac" in provider
     assert prometheus.url in host.file(f"{folder}/datasources/celeriac.yaml").content_string
+
+
+def test_the_certificates_that_servers_show_are_watched(prometheus, inventory):
+    """Of Redis, PostgreSQL and the log host, where they speak TLS."""
+    wanted = {
+        (host, door["name"])
+        for host in inventory.of(inventory.first("monitoring"))["celeriac_hosts"]
+        for door in inventory.of(host)["exporters_doors"]
+    }
+    figure = "celeriac_certificate_expiry_timestamp_seconds"
+
+    def shown():
+        rows = prometheus.query(f"{figure} > time()")
+        return {(row["metric"]["host"], row["metric"]["door"]) for row in rows}
+
+    until(90, lambda: shown() == wanted, f"{shown()} instead of {wanted}")

@@ -162,6 +162,56 @@ def test_a_broker_that_is_away(stopped, reaches):
     reaches("RedisDown", stopped("redis-server@broker.service"), within=120, redis="broker")
 
 
+@pytest.mark.spec("G11.5")
+def test_a_task_that_fails_often(release, dead_letter, reaches):
+    release.django(
+        "from celery import current_app as app\n"
+        "[app.tasks['orders.invoice'].delay('no number') for _ in range(20)]\n"
+        "print(json.dumps(1))"
+    )
+    reaches("TasksFailing", dead_letter, within=300, task="orders.invoice")
+
+
+@pytest.fixture
+def full_broker(host):
+    """The broker has less memory than it uses, until the test is over."""
+    before = host.check_output("redis-admin broker config get maxmemory").split()[-1]
+    at = time.time()
+    host.check_output("redis-admin broker config set maxmemory 1mb")
+    yield at
+    host.check_output(f"redis-admin broker config set maxmemory {before}")
+
+
+@pytest.mark.spec("G11.5")
+def test_a_broker_without_memory_and_a_task_that_nobody_can_send(full_broker, release, reaches):
+    release.django(
+        "from celery import current_app as app\n"
+        "print(json.dumps(app.tasks['orders.invoice'].delay(0).id))"
+    )
+    reaches("RedisMemory", full_broker, within=150, redis="broker")
+    reaches("OutboxStuck", full_broker, within=300)
+
+
+@pytest.fixture
+def crowd(host, prometheus):
+    """So many sessions of PostgreSQL that fewer than alerts_connections_free percent are free."""
+    limit = prometheus.value("max(pg_settings_max_connections)")
+    used = prometheus.value("sum(pg_stat_database_numbackends)")
+    more = int(limit * 0.9 - used)
+    at = time.time()
+    host.check_output(
+        "systemd-run --quiet --collect --unit=crowd --uid=postgres /bin/bash -c "
+        f"'for each in {{1..{more}}}; do psql -qc \"select pg_sleep(600)\" & done; wait'"
+    )
+    yield at
+    host.check_output("systemctl stop crowd")
+
+
+@pytest.mark.spec("G11.5")
+def test_a_crowd_at_postgresql(crowd, reaches):
+    reaches("PostgreSQLConnections", crowd, within=300)
+
+
 @pytest.fixture
 def short_certificate(host, variables):
     """The site shows a certificate that ends in ten days, until the test is over."""

@@ -32,7 +32,8 @@ def test_no_package_unit_or_file_of_it_is_left(host, off):
     assert not re.search(r" active | failed ", units), units
     files = host.run(
         "ls -d /etc/default/prometheus* /etc/systemd/system/prometheus*.d "
-        "/etc/prometheus/celeriac-* /etc/prometheus/rules/celeriac.yml"
+        "/etc/prometheus/celeriac-* /etc/prometheus/rules/celeriac.yml "
+        "/etc/systemd/system/celeriac-certificates.* /usr/local/sbin/celeriac-certificates"
     )
     assert files.stdout == ""
 

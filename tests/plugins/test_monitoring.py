@@ -148,3 +148,9 @@ def test_the_longest_limit_is_the_last_bound_of_the_runtimes_histograms():
 def test_what_others_need_is_known_by_its_hosts():
     found = filters.parts_on_hosts({"redis": ["db"], "web": ["a", "b"], "proxy": ["a"]})
     assert found == {"postgresql": [], "redis": ["db"], "web": ["a", "b"], "beat": [], "logs": []}
+
+
+def test_a_door_has_an_address_that_openssl_reads():
+    found = filters.door(("postgresql", 5432), "10.0.0.7", "postgres")
+    assert found == {"name": "postgresql", "address": "10.0.0.7:5432", "starttls": "postgres"}
+    assert filters.door(["journals", 19532], "fd00::7")["address"] == "[fd00::7]:19532"
