@@ -33,7 +33,8 @@ def test_no_package_unit_or_file_of_it_is_left(host, off):
     files = host.run(
         "ls -d /etc/default/prometheus* /etc/systemd/system/prometheus*.d "
         "/etc/prometheus/celeriac-* /etc/prometheus/rules/celeriac.yml "
-        "/etc/systemd/system/celeriac-certificates.* /usr/local/sbin/celeriac-certificates"
+        "/etc/systemd/system/celeriac-certificates.* /usr/local/sbin/celeriac-certificates "
+        "/etc/grafana/celeriac /etc/grafana/provisioning/*/celeriac.yaml"
     )
     assert files.stdout == ""
 
