@@ -101,7 +101,9 @@ def grafana_problems(repository: Mapping[str, Any], password: str) -> list[str]:
             f"dashboards_grafana: url is {repository.get('url')!r}; write where apt finds the "
             "repository, such as https://apt.example.org."
         )
-    if not str(repository.get("suite", "")).endswith("/") and not repository.get("components"):
+    if not repository.get("suite"):
+        problems.append("dashboards_grafana has no suite; write the one to take, e.g. stable.")
+    elif not str(repository["suite"]).endswith("/") and not repository.get("components"):
         problems.append(
             "dashboards_grafana has no components; write those of its suite, e.g. "
             "components: [main]."

@@ -62,6 +62,7 @@ def test_a_repository_that_can_be_used_has_no_problem():
     [
         ({"key": "/etc/key.asc"}, "secret", "key begins with '/etc/key.asc'"),
         ({"url": "apt.example.org"}, "secret", "url is 'apt.example.org'"),
+        ({"suite": ""}, "secret", "has no suite"),
         ({"components": []}, "secret", "components: [main]"),
         ({}, "", "dashboards_grafana_password is empty"),
     ],
