@@ -22,6 +22,10 @@ TOPOLOGY = {
     ],
     "alerts_queues": {"default": {"age": 60}},
     "alerts_tasks": {"reports.yearly": 1200},
+    "alerts_parts": {"postgresql": ["one"], "web": ["one", "two"], "logs": ["two", "three"]},
+    "alerts_backup_hosts": ["one", "two"],
+    "alerts_restore_hosts": ["one"],
+    "alerts_files_hosts": ["one"],
 }
 # Fires always, which is all that there is to test.
 ALWAYS = {"Watchdog"}
@@ -82,27 +86,28 @@ def promtool_test(alert: str, case: dict) -> dict:
     }
 
 
-def promtool(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run promtool in a folder."""
-    return subprocess.run(["promtool", *arguments], cwd=folder, capture_output=True, text=True)
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A folder with the rules."""
-    (tmp_path / "rules.yml").write_text(rendered())
-    return tmp_path
+def promtool(folder: Path, rules: str, tests: list[dict], step: str = "10s") -> None:
+    """Hold rules against tests; fails with what promtool says."""
+    (folder / "rules.yml").write_text(rules)
+    given = {
+        "rule_files": ["rules.yml"],
+        "evaluation_interval": step,
+        # With steps of an hour, a group would not see what a later one records.
+        "group_eval_order": [group["name"] for group in yaml.safe_load(rules)["groups"]],
+        "tests": tests,
+    }
+    (folder / "test.yml").write_text(yaml.safe_dump(given))
+    command = ["promtool", "test", "rules", "test.yml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.spec("G11.5")
 @pytest.mark.parametrize("alert", CASES)
-def test_it_fires_and_stays_silent(folder, alert):
+def test_it_fires_and_stays_silent(tmp_path, alert):
     tests = [promtool_test(alert, case) for case in CASES[alert]]
     step = next((case["step"] for case in CASES[alert] if "step" in case), "10s")
-    given = {"rule_files": ["rules.yml"], "evaluation_interval": step, "tests": tests}
-    (folder / "test.yml").write_text(yaml.safe_dump(given))
-    done = promtool(folder, "test", "rules", "test.yml")
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool(tmp_path, rendered(), tests, step)
 
 
 @pytest.mark.parametrize("alert", RULES)
@@ -142,7 +147,6 @@ def test_a_new_queue_and_a_new_pool_are_watched_without_another_line(tmp_path):
         *TOPOLOGY["alerts_workers"],
         {"name": "gpu", "queues": ["images"], "hosts": ["x", "y", "z"]},
     ]
-    (tmp_path / "rules.yml").write_text(rendered(alerts_workers=more))
     test = {
         "interval": "10s",
         "input_series": [
@@ -164,11 +168,47 @@ def test_a_new_queue_and_a_new_pool_are_watched_without_another_line(tmp_path):
             },
         ],
     }
-    given = {"rule_files": ["rules.yml"], "evaluation_interval": "10s", "tests": [test]}
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(given))
-    done = promtool(tmp_path, "test", "rules", "test.yml")
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool(tmp_path, rendered(alerts_workers=more), [test])
 
 
 def test_without_a_lease_nobody_waits_for_a_leader():
-    assert {"BeatSilent", "BeatTwice"} & set(alerts(rendered(alerts_beat_lease=False))) == set()
+    assert "BeatSilent" not in alerts(rendered(alerts_beat_lease=False))
+
+
+@pytest.mark.parametrize(("hosts", "fires"), [(["one"], []), (["one", "two"], [{}])])
+def test_without_a_lease_two_beats_are_told_by_their_units(tmp_path, hosts, fires):
+    unit = 'node_systemd_unit_state{name="shop-beat@1a2b.service", state="active", host="%s"}'
+    case = {"about": "Beats", "series": {unit % host: "1x30" for host in hosts}, "at": "2m"}
+    tests = [promtool_test("BeatTwice", case | {"quiet_at": "30s", "fires": fires})]
+    promtool(tmp_path, rendered(alerts_beat_lease=False), tests)
+
+
+@pytest.mark.parametrize(
+    ("changes", "gone"),
+    [
+        ({"alerts_app_exporter": False}, {"FiguresMissing"}),
+        ({"alerts_backup_hosts": []}, {"BackupOld", "ArchivingFails"}),
+        ({"alerts_restore_hosts": []}, {"RestoreUnproven"}),
+        ({"alerts_files_hosts": []}, {"FilesBackupOld"}),
+        ({"alerts_parts": {}}, {"LogsNotSent"}),
+    ],
+)
+def test_what_is_switched_off_is_not_missed(changes, gone):
+    assert set(RULES) - set(alerts(rendered(**changes))) == gone
+
+
+def test_the_overview_misses_a_pool_that_has_no_worker_left(tmp_path):
+    variables = yaml.safe_load((ROOT / "roles/dashboards/vars/main.yml").read_text())
+    panels = variables["__dashboards_described"]["overview"]["panels"]
+    (panel,) = (found for found in panels if found["title"] == "Workers that are missing")
+    (question,) = panel["queries"].values()
+    wanted = [{"labels": '{pool="cpu"}', "value": 1}, {"labels": '{pool="io"}', "value": 1}]
+    test = {
+        "interval": "10s",
+        "input_series": [
+            {"series": 'celeriac_worker_info{worker="io-1a2b@host-1"}', "values": "1x30"},
+            {"series": 'node_uname_info{nodename="host-1", host="one"}', "values": "1x30"},
+        ],
+        "promql_expr_test": [{"expr": question, "eval_time": "2m", "exp_samples": wanted}],
+    }
+    promtool(tmp_path, rendered(), [test])

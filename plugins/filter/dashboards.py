@@ -87,9 +87,41 @@ def panel(number: int, given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def grafana_problems(repository: Mapping[str, Any], password: str) -> list[str]:
+    """Return why Grafana could not be installed from this repository, or be logged in to."""
+    problems = []
+    key = str(repository.get("key", ""))
+    if "BEGIN PGP PUBLIC KEY BLOCK" not in key:
+        problems.append(
+            f"dashboards_grafana: key begins with {key[:20]!r}; write the public key that signs "
+            "the repository, in ASCII armor (-----BEGIN PGP PUBLIC KEY BLOCK-----)."
+        )
+    if not re.match(r"(https?|file):/", str(repository.get("url", ""))):
+        problems.append(
+            f"dashboards_grafana: url is {repository.get('url')!r}; write where apt finds the "
+            "repository, such as https://apt.example.org."
+        )
+    if not repository.get("suite"):
+        problems.append("dashboards_grafana has no suite; write the one to take, e.g. stable.")
+    elif not str(repository["suite"]).endswith("/") and not repository.get("components"):
+        problems.append(
+            "dashboards_grafana has no components; write those of its suite, e.g. "
+            "components: [main]."
+        )
+    if not password:
+        problems.append(
+            "dashboards_grafana_password is empty; write the password of the first login, from the "
+            "vault."
+        )
+    return problems
+
+
 class FilterModule:
     """The filters, by the names that playbooks use."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters of this file."""
-        return {"grafana_dashboards": grafana_dashboards}
+        return {
+            "grafana_dashboards": grafana_dashboards,
+            "grafana_problems": grafana_problems,
+        }

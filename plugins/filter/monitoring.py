@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
+# Parts that others need: what follows on other hosts from one that is gone is kept back.
+NEEDED = ("postgresql", "redis", "web", "beat", "logs")
+# The last bound of the runtime's histograms (history.BUCKETS), in seconds: longer counts as this.
+LONGEST = 1800
 # Listens on the host that Prometheus runs on, and asks what the scrape names.
 PROBE = "blackbox"
 
@@ -82,6 +86,14 @@ def probe_job(job: str, module: str, targets: Mapping[str, str], port: int) -> d
     }
 
 
+def door(named: Sequence[Any], address: str, starttls: str = "") -> dict[str, str]:
+    """Return an item of exporters_doors for a (name, port) at this address of a host."""
+    name, port = named
+    host = f"[{address}]" if ":" in address else address
+    found = {"name": str(name), "address": f"{host}:{port}"}
+    return found | {"starttls": starttls} if starttls else found
+
+
 def pools_on_hosts(
     workers: Sequence[Mapping[str, Any]], groups: Mapping[str, Sequence[str]]
 ) -> list[dict[str, Any]]:
@@ -94,6 +106,37 @@ def pools_on_hosts(
         }
         for worker in workers
     ]
+
+
+def parts_on_hosts(groups: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the hosts of each part that others need."""
+    return {part: list(groups.get(part, [])) for part in NEEDED}
+
+
+def limit_problems(
+    workers: Sequence[Mapping[str, Any]],
+    queues: Mapping[str, Any],
+    tasks: Mapping[str, Any],
+    seconds: float,
+) -> list[str]:
+    """Return a sentence for each limit of `alerts_*` that could never be passed."""
+    known = sorted({queue for worker in workers for queue in worker["queues"]})
+    problems = [
+        f"alerts_queues has {queue}, which no pool of celery_workers consumes; write some of "
+        f"{', '.join(known)}."
+        for queue in queues
+        if queue not in known
+    ]
+    limits = {"alerts_task_seconds": seconds}
+    limits |= {f"alerts_tasks: {task}": limit for task, limit in tasks.items()}
+    for name, limit in limits.items():
+        if not 0 < float(limit) < LONGEST:
+            problems.append(
+                f"{name} is {limit}, and no task is seen to take that: runs are counted up to "
+                f"{LONGEST} s. Write less, e.g. 1500; a task that may take longer is better "
+                "watched by the age of its queue, alerts_queues."
+            )
+    return problems
 
 
 def receiver_problems(receivers: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -146,7 +189,10 @@ class FilterModule:
         """Return the filters of this file."""
         return {
             "app_job": app_job,
+            "door": door,
+            "limit_problems": limit_problems,
             "monitoring_paths": monitoring_paths,
+            "parts_on_hosts": parts_on_hosts,
             "pools_on_hosts": pools_on_hosts,
             "probe_job": probe_job,
             "receiver_problems": receiver_problems,

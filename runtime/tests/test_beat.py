@@ -438,3 +438,35 @@ def test_sigterm_does_not_interrupt_a_tick(monkeypatch):
         for number, handler in before.items():
             signal.signal(number, handler)
     assert steps == ["send", "save"]
+
+
+@pytest.fixture
+def rivals(database):
+    """Return a function that counts the Beats that send in turns, as the metrics do."""
+    from celeriac.rivals import RIVALS
+
+    with psycopg.connect(database, autocommit=True) as server:
+        server.execute("TRUNCATE celeriac_beat")
+        yield lambda: server.execute(RIVALS, ["project"]).fetchone()[0]
+
+
+def test_a_beat_outside_of_the_lease_is_noticed(beat, start, broker, rivals, tmp_path):
+    leader = beat(schedule={"tick": {"task": "jobs.tasks.tick", "schedule": 2}}).ready()
+    wait_for(lambda: ticks(broker, leader), 10)
+    assert rivals() == 0
+    stranger = start(
+        *["celery", "-A", "config", "beat", "--schedule", str(tmp_path / "schedule")],
+        settings={"CELERY_BEAT_SCHEDULE": EVERY_HALF_SECOND},
+    )
+    wait_for(lambda: ticks(broker, stranger), 60)
+    wait_for(lambda: rivals() == 2, 30, "nobody notices the second Beat")
+
+
+def test_one_beat_after_another_is_no_rival(beat, broker, rivals):
+    leader = beat().ready()
+    standby = beat().ready()
+    wait_for(lambda: ticks(broker, leader), 10)
+    leader.process.kill()
+    wait_for(lambda: ticks(broker, standby), 10)
+    time.sleep(11)  # both have noted themselves
+    assert rivals() == 0

@@ -193,3 +193,15 @@ def test_labels_are_bounded(exporter, history):
     letters = {key: value for key, value in found.items() if "celeriac_dead_letters" in key}
     assert len(letters) == 51
     assert letters["celeriac_dead_letters reason=(other) task=(other)"] == 250
+
+
+def test_beyond_200_queues_those_of_the_topology_stay_and_the_others_are_counted(exporter, history):
+    history.server.execute(
+        "INSERT INTO celeriac_depth (minute, queue, depth)"
+        " SELECT now(), 'a' || n, 1 FROM generate_series(1, 300) n"
+    )
+    found = exporter("--queues", "zebra,zulu").all()
+    shown = {key for key in found if key.startswith("celeriac_queue_messages ")}
+    assert len(shown) == 200
+    assert {f"celeriac_queue_messages queue={name}" for name in ("zebra", "zulu")} <= shown
+    assert found["celeriac_queues_left_out"] >= 102

@@ -1,6 +1,7 @@
 """Prometheus asks everything, works out its rules, and has somebody to tell."""
 
 import json
+import math
 import re
 
 import pytest
@@ -89,8 +90,10 @@ def test_every_rule_can_be_worked_out(prometheus):
     assert wrong == {}
 
 
-# Not there while nothing has died or is out of service, and before a backup is made.
-MAY_BE_MISSING = re.compile(r"celeriac_(dead_letters|out_of_service|backup_.*|restore_.*)")
+# Not there while nothing has died or is out of service, before the first drill, and on one host.
+MAY_BE_MISSING = re.compile(
+    r"celeriac_(dead_letters|out_of_service|restore_verified_.*|certificate_expiry_.*)"
+)
 
 
 def test_every_figure_that_a_rule_needs_is_there(prometheus, reference_project):
@@ -102,6 +105,23 @@ def test_every_figure_that_a_rule_needs_is_there(prometheus, reference_project):
     assert len(needed) > 20
     there = set(prometheus.api("label/__name__/values"))
     assert needed - there == set()
+
+
+def test_what_is_expected_to_be_backed_up_says_when_it_was(prometheus, variables):
+    ages = {
+        (row["metric"]["host"], row["metric"]["repository"]): float(row["value"][1])
+        for row in prometheus.query("time() - celeriac_backup_last_success_timestamp_seconds")
+    }
+    wanted = {
+        (host, str(number + 1))
+        for host in variables["alerts_backup_hosts"]
+        for number in range(variables["alerts_backup_repositories"])
+    }
+    assert set(ages) == wanted
+    assert all(age < variables["alerts_backup_hours"] * 3600 for age in ages.values()), ages
+    figure = "celeriac_files_backup_last_success_timestamp_seconds"
+    files = {row["metric"]["host"] for row in prometheus.query(figure)}
+    assert files == set(variables["alerts_files_hosts"])
 
 
 def test_each_queue_has_its_limits(prometheus, variables):
@@ -164,6 +184,12 @@ def panels(host, variables):
                 yield where, re.sub(r"\$\w+", ".+", target["expr"])
 
 
+def numbers(prometheus, expression):
+    """Return the samples of a query that are numbers; 0 / 0 is none."""
+    rows = prometheus.query(expression)
+    return [row for row in rows if not math.isnan(float(row["value"][1]))]
+
+
 @pytest.mark.spec("D5.2.3")
 def test_every_panel_of_every_dashboard_shows_something(
     host, variables, prometheus, reference_project
@@ -172,7 +198,7 @@ def test_every_panel_of_every_dashboard_shows_something(
     assert len(asked) > 30
 
     def empty():
-        return [where for where, expression in asked.items() if not prometheus.query(expression)]
+        return [where for where, expression in asked.items() if not numbers(prometheus, expression)]
 
     # A rate needs two looks at a task that has run.
     until(60, lambda: empty() == [], f"nothing to see at {empty()}")
@@ -184,3 +210,19 @@ def test_grafana_would_find_them_and_prometheus(host, variables, prometheus):
     provider = host.file(f"{folder}/dashboards/celeriac.yaml").content_string
     assert f"{variables['dashboards_folder']}/celeriac" in provider
     assert prometheus.url in host.file(f"{folder}/datasources/celeriac.yaml").content_string
+
+
+def test_the_certificates_that_servers_show_are_watched(prometheus, inventory):
+    """Of Redis, PostgreSQL and the log host, where they speak TLS."""
+    wanted = {
+        (host, door["name"])
+        for host in inventory.of(inventory.first("monitoring"))["celeriac_hosts"]
+        for door in inventory.of(host)["exporters_doors"]
+    }
+    figure = "celeriac_certificate_expiry_timestamp_seconds"
+
+    def shown():
+        rows = prometheus.query(f"{figure} > time()")
+        return {(row["metric"]["host"], row["metric"]["door"]) for row in rows}
+
+    until(90, lambda: shown() == wanted, f"{shown()} instead of {wanted}")

@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from email import message_from_string
 from pathlib import Path
 from typing import Any
@@ -44,27 +45,43 @@ class Told:
     def __init__(self, host: Any, prometheus: Prometheus) -> None:
         self.host, self.prometheus = host, prometheus
 
-    def messages(self) -> list[dict[str, Any]]:
-        """Return all that the webhook got, with the time when."""
-        return [json.loads(line) for line in self.host.check_output(f"cat {KEPT}").splitlines()]
+    def messages(self, path: str = "/") -> list[dict[str, Any]]:
+        """Return all that a webhook got, with the time when."""
+        lines = self.host.check_output(f"cat {KEPT}").splitlines()
+        return [found for found in map(json.loads, lines) if found["path"] == path]
 
-    def alerts(self, status: str = "firing") -> list[dict[str, Any]]:
+    def alerts(self, status: str = "firing", path: str = "/") -> list[dict[str, Any]]:
         """Return each alert of each message, with the time when it came."""
         return [
             {"at": message["at"], **alert}
-            for message in self.messages()
+            for message in self.messages(path)
             for alert in message["message"]["alerts"]
             if alert["status"] == status
         ]
 
+    def tell(self, alerts: list[dict[str, str]]) -> None:
+        """Give alerts to Alertmanager, as Prometheus would; they end after two minutes."""
+        ends = datetime.now(UTC) + timedelta(minutes=2)
+        given = [
+            {"labels": {**labels, "test": "yes"}, "endsAt": ends.isoformat()} for labels in alerts
+        ]
+        self.host.check_output(
+            "python3 -c %s %s %s",
+            "import sys, urllib.request as r;"
+            "r.urlopen(r.Request(sys.argv[1], sys.argv[2].encode(),"
+            " {'Content-Type': 'application/json'}), timeout=20)",
+            f"{self.prometheus.alertmanager}/api/v2/alerts",
+            json.dumps(given),
+        )
+
     def of(
-        self, name: str, after: float, status: str = "firing", **labels: str
+        self, name: str, after: float, status: str = "firing", path: str = "/", **labels: str
     ) -> dict[str, Any] | None:
         """Return the first such alert that came after this time."""
         wanted = {"alertname": name, **labels}.items()
         found = (
             alert
-            for alert in self.alerts(status)
+            for alert in self.alerts(status, path)
             if wanted <= alert["labels"].items() and alert["at"] > after
         )
         return next(found, None)

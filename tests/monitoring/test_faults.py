@@ -51,7 +51,7 @@ def test_a_healthy_host_disturbs_nobody(prometheus):
 
 
 @pytest.mark.spec("G11.5")
-def test_a_pool_without_a_worker(host, stopped, unit, release, reaches):
+def test_a_pool_without_a_worker(host, stopped, unit, release, reaches, told, site, variables):
     """Within 90 s; and of the queue that nobody takes from, as long as something waits there."""
     at = stopped(unit("worker-io"))
     waits = time.time()
@@ -60,7 +60,15 @@ def test_a_pool_without_a_worker(host, stopped, unit, release, reaches):
         f"app.send_task('celery.backend_cleanup', queue='{QUEUE}')\n"
         "print(json.dumps(1))"
     )
-    reaches("WorkerDown", at, within=90, pool="io", host=release.host.backend.host)
+    found = reaches("WorkerDown", at, within=90, pool="io", host=release.host.backend.host)
+    assert told.of("WorkerDown", at, path="/pager"), "who wants pages gets none"
+    # Staff without mail see it too: the web server asks at Alertmanager's door on the other host.
+    site.log_in(variables["app_admin_user"], variables["app_admin_password"])
+    link = found["annotations"]["runbook"]
+    assert f'<a href="{link}">WorkerDown</a>' in site.request("/operations/").text
+    address, _, section = link.partition("#")
+    assert address == f"{variables['nginx_public_url']}/operations/runbooks/"
+    assert f'<h2 id="{section}">WorkerDown</h2>' in site.request("/operations/runbooks/").text
     reaches("QueueOld", waits, within=120, queue=QUEUE)
     reaches("QueueWithoutConsumer", waits, within=150, queue=QUEUE)
 
@@ -97,12 +105,13 @@ def dead_letter(release):
 
 
 @pytest.mark.spec("G11.5")
-def test_a_task_that_fails_for_good(release, dead_letter, reaches):
+def test_a_task_that_fails_for_good(release, dead_letter, reaches, told):
     release.django(
         "from celery import current_app as app\n"
         "print(json.dumps(app.tasks['orders.invoice'].delay('no number').id))"
     )
     reaches("DeadLetters", dead_letter, within=120)
+    assert not told.of("DeadLetters", dead_letter, path="/pager"), "a ticket wakes somebody"
 
 
 @pytest.mark.spec("G11.5")
@@ -111,8 +120,53 @@ def test_a_silent_beat(stopped, unit, reaches):
 
 
 @pytest.mark.spec("G11.5")
+def test_an_exporter_that_is_gone(stopped, unit, reaches):
+    reaches("FiguresMissing", stopped(unit("metrics")), within=120, source="redis")
+
+
+@pytest.mark.spec("G11.5")
 def test_a_broker_that_is_away(stopped, reaches):
     reaches("RedisDown", stopped("redis-server@broker.service"), within=120, redis="broker")
+
+
+@pytest.fixture
+def full_broker(host):
+    """The broker has less memory than it uses, until the test is over."""
+    before = host.check_output("redis-admin broker config get maxmemory").split()[-1]
+    at = time.time()
+    host.check_output("redis-admin broker config set maxmemory 1mb")
+    yield at
+    host.check_output(f"redis-admin broker config set maxmemory {before}")
+
+
+@pytest.mark.spec("G11.5")
+def test_a_broker_without_memory_and_a_task_that_nobody_can_send(full_broker, release, reaches):
+    release.django(
+        "from celery import current_app as app\n"
+        "print(json.dumps(app.tasks['orders.invoice'].delay(0).id))"
+    )
+    reaches("RedisMemory", full_broker, within=150, redis="broker")
+    reaches("OutboxStuck", full_broker, within=300)
+
+
+@pytest.fixture
+def crowd(host, prometheus):
+    """So many sessions of PostgreSQL that fewer than alerts_connections_free percent are free."""
+    limit = prometheus.value("max(pg_settings_max_connections)")
+    used = prometheus.value("sum(pg_stat_database_numbackends)")
+    more = int(limit * 0.9 - used)
+    at = time.time()
+    host.check_output(
+        "systemd-run --quiet --collect --unit=crowd --uid=postgres /bin/bash -c "
+        f"'for each in {{1..{more}}}; do psql -qc \"select pg_sleep(600)\" & done; wait'"
+    )
+    yield at
+    host.check_output("systemctl stop crowd")
+
+
+@pytest.mark.spec("G11.5")
+def test_a_crowd_at_postgresql(crowd, reaches):
+    reaches("PostgreSQLConnections", crowd, within=300)
 
 
 @pytest.fixture
@@ -165,6 +219,77 @@ def test_a_host_that_is_gone_is_one_message(inventory, told, prometheus, reaches
     finally:
         subprocess.run(["docker", "unpause", name], check=True)
     until(180, lambda: told.of("HostDown", at, "resolved"), "nobody is told that it is back")
+
+
+# These go on for a quarter of an hour after their fault.
+
+
+@pytest.fixture
+def second_beat(host, app_name, unit, release):
+    """A Beat that somebody has started by hand, without the lease, until the test ends."""
+    beat = show(host, unit("beat"))[unit("beat")]
+    files = [line.split(" ")[0] for line in beat["EnvironmentFiles"].splitlines()]
+    host.check_output(
+        "systemd-run --quiet --collect --unit=second-beat "
+        f"--uid={app_name} --gid={app_name} --property=WorkingDirectory={release.folder} "
+        + " ".join(f"--property=EnvironmentFile={path}" for path in files)
+        + f" {release.home}/venv/bin/celery -A {release.celery_app} beat --pidfile="
+        " --scheduler django_celery_beat.schedulers:DatabaseScheduler"
+    )
+    yield time.time()
+    host.check_output("systemctl stop second-beat")
+
+
+@pytest.mark.spec("G11.5")
+def test_a_second_beat_outside_of_the_lease(second_beat, reaches):
+    """Both must have sent a run, and the schedule has one each minute."""
+    reaches("BeatTwice", second_beat, within=240)
+
+
+@pytest.mark.spec("G11.5")
+def test_a_unit_that_dies_again_and_again(host, unit, reaches):
+    """systemd starts it each time, so it never fails, and is never away for long."""
+    name, at = unit("worker-cpu"), time.time()
+    for _ in range(6):
+        host.check_output(f"systemctl kill --signal=KILL --kill-whom=main {name}")
+        time.sleep(2)
+        until(90, lambda: host.service(name).is_running, f"{name} does not come back")
+    reaches("UnitRestarts", at, within=240, name=name)
+
+
+@pytest.mark.spec("G11.5")
+def test_a_task_that_fails_often(release, dead_letter, reaches):
+    release.django(
+        "from celery import current_app as app\n"
+        "[app.tasks['orders.invoice'].delay('no number') for _ in range(20)]\n"
+        "print(json.dumps(1))"
+    )
+    reaches("TasksFailing", dead_letter, within=300, task="orders.invoice")
+
+
+def test_a_lost_host_of_postgresql_is_one_message(told):
+    """As Prometheus tells the real Alertmanager where the database has a host of its own."""
+    at = time.time()
+    follows = [
+        {"alertname": "PartLost", "part": "postgresql", "severity": "none"},
+        {"alertname": "SiteDown", "host": "front", "severity": "page"},
+        {"alertname": "FiguresMissing", "source": "postgresql", "severity": "page"},
+        {"alertname": "ExporterDown", "job": "celeriac", "host": "work", "severity": "ticket"},
+        {"alertname": "ExporterDown", "job": "postgres", "host": "data", "severity": "ticket"},
+        {"alertname": "WorkerDown", "pool": "cpu", "host": "work", "severity": "page"},
+    ]
+    told.tell([{"alertname": "HostDown", "host": "data", "severity": "page"}, *follows])
+    until(60, lambda: told.of("HostDown", at, host="data"), "nobody is told that the host is gone")
+    time.sleep(20)  # the others' turn would have come
+    ours = [alert for alert in told.alerts() if alert["at"] > at and alert["labels"].get("test")]
+    assert {alert["labels"]["alertname"] for alert in ours} == {"HostDown"}
+
+
+def test_the_heartbeat_goes_on_and_tells_nobody_else(told):
+    until(150, lambda: len(told.messages("/alive")) > 1, "there is no heartbeat")
+    assert {found["labels"]["alertname"] for found in told.alerts(path="/alive")} == {"Watchdog"}
+    others = told.alerts() + told.alerts(path="/pager")
+    assert not [found for found in others if found["labels"]["alertname"] == "Watchdog"]
 
 
 def test_nothing_was_left_behind(host, units, app_name):

@@ -41,3 +41,32 @@ def test_labels_become_what_grafana_fills_in():
         "targets"
     ]
     assert first["legendFormat"] == "{{queue}} of {{host}}"
+
+
+GRAFANA = {
+    "url": "https://apt.example.org",
+    "suite": "stable",
+    "components": ["main"],
+    "key": "-----BEGIN PGP PUBLIC KEY BLOCK-----\n",
+}
+
+
+def test_a_repository_that_can_be_used_has_no_problem():
+    assert filters.grafana_problems(GRAFANA, "secret") == []
+    flat = {**GRAFANA, "suite": "./", "components": []}
+    assert filters.grafana_problems(flat, "secret") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "password", "said"),
+    [
+        ({"key": "/etc/key.asc"}, "secret", "key begins with '/etc/key.asc'"),
+        ({"url": "apt.example.org"}, "secret", "url is 'apt.example.org'"),
+        ({"suite": ""}, "secret", "has no suite"),
+        ({"components": []}, "secret", "components: [main]"),
+        ({}, "", "dashboards_grafana_password is empty"),
+    ],
+)
+def test_one_that_cannot_is_refused(changes, password, said):
+    (problem,) = filters.grafana_problems({**GRAFANA, **changes}, password)
+    assert said in problem

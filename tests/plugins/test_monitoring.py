@@ -1,6 +1,8 @@
 """What Prometheus asks where, and which receivers are refused."""
 
 import importlib.util
+import re
+from ast import literal_eval
 
 import pytest
 
@@ -113,3 +115,42 @@ def test_two_of_one_name_are_refused():
 def test_the_address_of_a_webhook_which_may_be_a_secret_is_not_repeated():
     (problem,) = filters.receiver_problems([{"name": "pager", "webhook": "hunter2"}])
     assert "hunter2" not in problem
+
+
+WORKERS = [{"name": "cpu", "queues": ["orders"]}]
+
+
+def test_limits_that_can_be_passed_have_no_problem():
+    limits = {"orders": {"age": 60}}
+    assert filters.limit_problems(WORKERS, limits, {"reports.yearly": 1200}, 300) == []
+
+
+@pytest.mark.parametrize(
+    ("queues", "tasks", "seconds", "said"),
+    [
+        ({"order": {"age": 60}}, {}, 300, "alerts_queues has order"),
+        ({}, {"reports.yearly": 3600}, 300, "alerts_tasks: reports.yearly is 3600"),
+        ({}, {}, 1800, "alerts_task_seconds is 1800"),
+        ({}, {}, 0, "alerts_task_seconds is 0"),
+    ],
+)
+def test_a_limit_that_could_never_be_passed_is_refused(queues, tasks, seconds, said):
+    (problem,) = filters.limit_problems(WORKERS, queues, tasks, seconds)
+    assert said in problem
+
+
+def test_the_longest_limit_is_the_last_bound_of_the_runtimes_histograms():
+    source = (ROOT / "runtime/src/celeriac/history.py").read_text()
+    (bounds,) = re.findall(r"^BUCKETS = (\(.+\))$", source, re.MULTILINE)
+    assert literal_eval(bounds)[-1] == filters.LONGEST
+
+
+def test_what_others_need_is_known_by_its_hosts():
+    found = filters.parts_on_hosts({"redis": ["db"], "web": ["a", "b"], "proxy": ["a"]})
+    assert found == {"postgresql": [], "redis": ["db"], "web": ["a", "b"], "beat": [], "logs": []}
+
+
+def test_a_door_has_an_address_that_openssl_reads():
+    found = filters.door(("postgresql", 5432), "10.0.0.7", "postgres")
+    assert found == {"name": "postgresql", "address": "10.0.0.7:5432", "starttls": "postgres"}
+    assert filters.door(["journals", 19532], "fd00::7")["address"] == "[fd00::7]:19532"

@@ -101,6 +101,34 @@ def test_a_receiver_of_alerts_that_nobody_could_reach_is_refused(preflight):
     assert "the email of team is 'ops'; write an address" in preflight.refuse()
 
 
+def test_limits_of_alerts_that_could_never_be_passed_are_refused(preflight):
+    preflight.hosts["monitoring"] = ["one"]
+    preflight.variables["alerts_tasks"] = {"reports.yearly": 3600}
+    preflight.variables["alerts_queues"] = {"order": {"age": 60}}
+    said = preflight.refuse()
+    assert "alerts_queues has order, which no pool of celery_workers consumes" in said
+    assert "alerts_tasks: reports.yearly is 3600, and no task is seen to take that" in said
+
+
+def test_a_grafana_without_a_key_is_refused(preflight):
+    preflight.hosts["monitoring"] = ["one"]
+    preflight.variables["dashboards_grafana"] = {
+        "url": "https://apt.example.org",
+        "suite": "stable",
+        "components": ["main"],
+        "key": "grafana.asc",
+    }
+    assert "key begins with 'grafana.asc'; write the public key" in preflight.refuse()
+
+
+@pytest.mark.parametrize("receivers", [[], [{"name": "team", "email": "ops@example.org"}]])
+def test_alerts_that_reach_nobody_are_warned_of(preflight, receivers):
+    preflight.hosts["monitoring"] = ["one"]
+    preflight.variables["alertmanager_receivers"] = receivers
+    said = " ".join(preflight.run("--tags", "controller").stdout.split())
+    assert ("WARNING: alertmanager_receivers is empty" in said) is (receivers == [])
+
+
 def test_two_monitoring_hosts_are_refused(preflight):
     preflight.hosts["monitoring"] = ["one", "two"]
     said = preflight.refuse()

@@ -14,12 +14,13 @@ class CeleriacConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from celeriac import deadletters, history, logs
+        from celeriac import deadletters, history, logs, rivals
 
         post_migrate.connect(let_read, sender=self)
         deadletters.connect()
         history.connect()
         logs.connect()
+        rivals.connect()
         checks.register(check_database)
 
 

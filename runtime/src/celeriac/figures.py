@@ -16,7 +16,7 @@ from typing import Any
 
 from celery import Celery
 
-from celeriac import broker
+from celeriac import broker, rivals
 from celeriac.broker import DUE
 from celeriac.history import BUCKETS, OUTCOMES
 from celeriac.ledger import fetch
@@ -53,9 +53,16 @@ def priorities(app: Celery) -> list[int]:
     return list(options.get("priority_steps") or (0, 3, 6, 9))
 
 
+def chosen_queues(names: Iterable[str], first: Iterable[str] = ()) -> tuple[list[str], int]:
+    """At most MOST_QUEUES names, those of `first` before others, and how many are left out."""
+    before = set(first)
+    ordered = sorted(set(names) | before, key=lambda name: (name not in before, name))
+    return ordered[:MOST_QUEUES], len(ordered[MOST_QUEUES:])
+
+
 def queues(app: Celery, names: Iterable[str]) -> list[Queue]:
     """What waits in Redis, and for how long the first message of each list has been due."""
-    names = sorted(set(names))[:MOST_QUEUES]
+    names = list(names)
     lists = [(name, p, broker.list_name(app, name, p)) for name in names for p in priorities(app)]
     pipe = broker.client(app).pipeline(transaction=False)
     for _, _, key in lists:
@@ -208,11 +215,13 @@ def dead(session: Any) -> list[tuple[str, str, int]]:
 
 @dataclass
 class Beat:
-    """The lease: its holders (one, or none), who waits for it, seconds since the last tick."""
+    """The lease: its holders (one, or none), who waits for it, seconds since the last tick; and
+    how many Beats send runs in turns, with the lease or outside of it (none is right)."""
 
     leaders: list[str]
     standbys: int
     ticked: float | None
+    rivals: int = 0
 
 
 def beat(session: Any, app: Celery) -> Beat:
@@ -238,7 +247,8 @@ def beat(session: Any, app: Celery) -> Beat:
         session,
     )
     names = [name.removeprefix("celeriac-beat ") or "somebody" for (name,) in leaders]
-    return Beat(names, waiting[0][0], ticked[0][0] if ticked else None)
+    sending = rivals.count(session, lease.app_name)
+    return Beat(names, waiting[0][0], ticked[0][0] if ticked else None, sending)
 
 
 # -- history ---------------------------------------------------------------------------------

@@ -240,6 +240,7 @@ def tidy(session: Any) -> None:
             ("celeriac_minute", "minute"),
             ("celeriac_depth", "minute"),
             ("celeriac_tick", "ticked_at"),
+            ("celeriac_beat", "last_at"),
         ):
             cursor.execute(
                 f"DELETE FROM {table} WHERE {column} > 'epoch'"

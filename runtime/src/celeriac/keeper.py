@@ -421,7 +421,8 @@ class Keeper:
             self.aside(lambda: ledger.trim(MOST_PLAIN_LETTERS, self.session))
 
     def note_depths(self) -> None:
-        found = figures.queues(self.app, figures.queue_names(self.app, self.session))
+        names = figures.queue_names(self.app, self.session)
+        found = figures.queues(self.app, figures.chosen_queues(names)[0])
         history.note_depths(self.session, [(q.name, q.depth, q.oldest) for q in found])
 
 

@@ -10,7 +10,8 @@ the hosts; any exporter shows the same, so one is enough for an app.
 A project without "celeriac" in INSTALLED_APPS gets its queues only. Under systemd it says READY
 when it listens, feeds the watchdog, and ends with status 0 on SIGTERM.
 
-Limits: queues are those of the app's settings, of its workers, and of `--queues`. Tasks are
+Limits: queues are those of `--queues`, of the app's settings and of its workers, 200
+at most in this order; what is left out is counted. Tasks are
 those that a worker has known; dead letters beyond the most frequent pairs of reason and task
 are counted as "(other)".
 """
@@ -131,13 +132,16 @@ class Exporter(Collector):
             "How long the first message has been due; absent where it does not say.",
             "queue",
         )
-        for queue in figures.queues(self.app, self.names):
+        names, left_out = figures.chosen_queues(self.names, self.wanted)
+        for queue in figures.queues(self.app, names):
             depth.add_metric([queue.name], queue.depth)
             if queue.oldest is not None or not queue.depth:
                 oldest.add_metric([queue.name], queue.oldest or 0)
         unacked = gauge("unacked_messages", "Messages taken by workers and not acknowledged.")
         unacked.add_metric([], figures.unacked(self.app))
-        yield from (depth, oldest, unacked)
+        beyond = gauge("queues_left_out", "Queues that are not shown, for there are too many.")
+        beyond.add_metric([], left_out)
+        yield from (depth, oldest, unacked, beyond)
 
     # -- PostgreSQL ----------------------------------------------------------------------
 
@@ -217,7 +221,11 @@ class Exporter(Collector):
         tick = gauge("beat_last_tick_age_seconds", "Seconds since the leader last ticked.")
         if beat.ticked is not None:
             tick.add_metric([], beat.ticked)
-        yield from (leaders, standbys, info, tick)
+        rivals = gauge(
+            "beat_rivals", "Beats that have sent runs in turns in the last minutes; 0 is right."
+        )
+        rivals.add_metric([], beat.rivals)
+        yield from (leaders, standbys, info, tick, rivals)
 
     def tasks(self, session: Any) -> Iterator[Metric]:
         ended = CounterMetricFamily(

@@ -186,6 +186,16 @@ class Tick(models.Model):
     ticked_at = models.DateTimeField()
 
 
+class Beat(models.Model):
+    """A process of Beat, and when it first and last sent a run; see rivals.py."""
+
+    id = models.UUIDField(primary_key=True)
+    app = models.CharField(max_length=255)
+    name = models.CharField(max_length=255)
+    first_at = models.DateTimeField()
+    last_at = models.DateTimeField()
+
+
 class StoredFile(models.Model):
     """A file of DatabaseStorage."""
 

@@ -145,7 +145,8 @@ def look(request: HttpRequest, period: int, chosen: Filter) -> dict[str, Any]:
         for worker in alive
         for task in worker.tasks
     ]
-    names = figures.queue_names(app, session)
+    consumed = {name for worker in alive for name in worker.queues}
+    names, left_out = figures.chosen_queues(figures.queue_names(app, session), consumed)
     queues: list[Any] | None = None
     unacked: int | None = None
     problem = ""
@@ -179,6 +180,7 @@ def look(request: HttpRequest, period: int, chosen: Filter) -> dict[str, Any]:
         "deploys": last_deploys(),
         "alerts_problem": alerts_problem,
         "queues": [(q, consumers.get(q.name, 0)) for q in queues or ()],
+        "queues_left_out": left_out,
         "unacked": unacked,
         "workers": workers,
         "tasks": sorted(tasks, key=lambda task: -task["age"]),
@@ -271,6 +273,8 @@ def tiles(
 
 def beat_tile(beat: figures.Beat) -> Tile:
     standby = f", {beat.standbys} on standby" if beat.standbys else ""
+    if beat.rivals:
+        return Tile("Beat", f"{beat.rivals} send", "runs take place more than once", "bad")
     if beat.leaders:
         state = "" if beat.ticked is not None and beat.ticked < 30 else "warn"
         ticked = "no tick yet" if beat.ticked is None else f"ticked {span_ago(beat.ticked)}"

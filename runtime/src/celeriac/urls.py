@@ -2,10 +2,11 @@
 
 from django.urls import path
 
-from celeriac import operations
+from celeriac import operations, runbooks
 
 app_name = "celeriac"
 urlpatterns = [
     path("", operations.page, name="operations"),
+    path("runbooks/", runbooks.page, name="runbooks"),
     path("dead-letters/", operations.act, name="dead"),
 ]

@@ -14,7 +14,7 @@ class Sink(BaseHTTPRequestHandler):
         """Keep it, and say that it is kept."""
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         with Path(sys.argv[2]).open("a") as kept:
-            kept.write(json.dumps({"at": time.time(), "message": body}) + "\n")
+            kept.write(json.dumps({"at": time.time(), "path": self.path, "message": body}) + "\n")
         self.send_response(200)
         self.end_headers()
 
