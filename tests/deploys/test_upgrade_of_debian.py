@@ -20,7 +20,7 @@ POOLS = ("prefork1", "gevent1")
 # As docs/many-hosts.md says it, without questions.
 UPGRADE = f"""
 export DEBIAN_FRONTEND=noninteractive
-sed -i s/{OLD}/{NEW}/g /etc/apt/sources.list
+sed -i s/{OLD}/{NEW}/g $(find /etc/apt -name '*.list' -o -name '*.sources')
 apt-get update -q
 apt-get full-upgrade -qy -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold
 """
