@@ -75,7 +75,7 @@ class Told:
         )
 
     def of(
-        self, name: str, after: float, status: str = "firing", path: str = "/", **labels: str
+        self, name: str, after: float, /, status: str = "firing", path: str = "/", **labels: str
     ) -> dict[str, Any] | None:
         """Return the first such alert that came after this time."""
         wanted = {"alertname": name, **labels}.items()
@@ -86,7 +86,7 @@ class Told:
         )
         return next(found, None)
 
-    def mail(self, name: str, after: float, **labels: str) -> tuple[float, str] | None:
+    def mail(self, name: str, after: float, /, **labels: str) -> tuple[float, str] | None:
         """Return when mail about the alert came, and its text."""
         folder = "/var/lib/mail-sink/new"
         listed = self.host.run(
@@ -138,7 +138,7 @@ def told(watcher: tuple[Any, Variables], prometheus: Prometheus) -> Iterator[Tol
 def reaches(told: Told, figure: Callable[[str], None]) -> Callable[..., dict[str, Any]]:
     """Return a function that waits until an alert has reached webhook and mail, and notes when."""
 
-    def wait(name: str, since: float, within: float, **labels: str) -> dict[str, Any]:
+    def wait(name: str, since: float, /, within: float, **labels: str) -> dict[str, Any]:
         left = since + within - time.time()
         found = until(
             max(left, 1), lambda: told.of(name, since, **labels), f"{name} reached no webhook"
