@@ -20,6 +20,8 @@ NEEDED = {
 SHARED = ("", "/etc", "/home", "/opt", "/root", "/srv", "/usr", "/var", "/var/lib", "/var/log")
 # Where the role puts backup_key_files.
 KEYS = "/etc/celeriac/backup-keys"
+# What roles/backup_files writes beside backup_files_key_files.
+OWN_FILES = ("dump", "environment", "passphrase")
 # What the role sets for every repository.
 OURS = {"cipher-type": "backup_passphrase", "cipher-pass": "backup_passphrase"}
 
@@ -121,7 +123,7 @@ def missing_for_ssh(
     """Return which of the files needed to reach a host by SSH are missing or useless."""
     hints = {
         "ssh_key": "the private key, from vault.yml",
-        "known_hosts": f"what ssh-keyscan {host} prints, when you have compared it",
+        "known_hosts": f"all that ssh-keyscan {host} prints, when you have compared it",
     }
     found = [
         f"and {variable} has no {name}; write {hints[name]}."
@@ -142,7 +144,7 @@ def key_problems(variable: str, key_files: Mapping[str, str]) -> list[str]:
     problems = [
         f"{variable} has {name!r}; write the name of a file alone, without a folder."
         for name in key_files
-        if not re.fullmatch(r"[\w-][\w.-]*", str(name)) or name in ("passphrase", "environment")
+        if not re.fullmatch(r"[\w-][\w.-]*", str(name)) or name in OWN_FILES
     ]
     if "PRIVATE KEY-----" not in str(key_files.get("ssh_key", "PRIVATE KEY-----")):
         problems.append(

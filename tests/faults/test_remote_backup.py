@@ -38,7 +38,7 @@ def apply(inventory, role: str, group: str, **variables) -> subprocess.Completed
 
 def applied(inventory, **variables) -> None:
     """Run both roles of backups."""
-    for role, group in (("backup", "postgresql"), ("backup_files", "web")):
+    for role, group in (("backup", "postgresql"), ("backup_files", "web:redis")):
         done = apply(inventory, role, group, **variables)
         assert done.returncode == 0, done.stdout[-4000:]
 
@@ -62,6 +62,7 @@ def elsewhere(request, host, variables, inventory, tmp_path_factory):
     # A mount in a container: it is written, not replaced.
     forget = f"sed '/ {NAME}$/d' /etc/hosts >/run/hosts && cat /run/hosts >/etc/hosts"
     with served as (address, found):
+        found["backup_redis"] = True
         host.check_output(f"{forget}; echo '{address} {NAME}' >>/etc/hosts")
         applied(inventory, **found)
         yield found
@@ -98,12 +99,14 @@ def lose_the_host(host, variables) -> None:
 
 
 def test_what_was_lost_with_the_host_comes_back(
-    elsewhere, host, inventory, variables, site, sql, figure
+    elsewhere, host, inventory, variables, site, sql, redis_admin, figure
 ):
+    """Tables, files, and, with backup_redis, what waited in the broker."""
     (path,) = variables["backup_files_paths"]
     order = site.place_order()
     assert site.finish(order, ENDS_WITHIN)["step"] == "done"
     host.check_output(f"echo kept >{path}/remote-backup-test")
+    redis_admin("rpush remote-backup-test first second")
     began = time.monotonic()
     host.check_output("systemctl start celeriac-backup-run@full.service")
     taken = time.monotonic() - began
@@ -120,6 +123,7 @@ def test_what_was_lost_with_the_host_comes_back(
     archived = f"select last_archived_wal >= '{segment}' from pg_stat_archiver"
     until(60, lambda: sql(archived) == ["t"], "the log was not archived")
 
+    redis_admin("flushall")
     lose_the_host(host, variables)
     refused = apply(inventory, "backup", "postgresql", **elsewhere)
     assert refused.returncode != 0
@@ -131,6 +135,7 @@ def test_what_was_lost_with_the_host_comes_back(
         consent=variables["app_name"],
         old="discard",
         files="restore",
+        queues="restore",
         patience="5",
         **elsewhere,
     )
@@ -142,6 +147,8 @@ def test_what_was_lost_with_the_host_comes_back(
     assert [site.progress(each)["step"] for each in (order, late)] == ["done", "done"]
     assert host.check_output(f"cat {path}/remote-backup-test") == "kept"
     host.check_output(f"rm {shlex.quote(path)}/remote-backup-test")
+    assert redis_admin("lrange remote-backup-test 0 -1").splitlines() == ["first", "second"]
+    redis_admin("del remote-backup-test")
     assert site.finish(site.place_order(), ENDS_WITHIN)["step"] == "done"
     # The new host's own repository has begun anew.
     host.check_output("systemctl start celeriac-backup-run@full.service")

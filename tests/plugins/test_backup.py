@@ -80,9 +80,9 @@ UNREACHABLE = {
     "no hosts": (
         REACHED,
         {"ssh_key": KEYS["ssh_key"]},
-        "has no known_hosts; write what ssh-keyscan b",
+        "has no known_hosts; write all that ssh-keyscan b",
     ),
-    "other host": (REACHED | {"sftp-host": "c"}, KEYS, "known_hosts does not name c; write what"),
+    "other host": (REACHED | {"sftp-host": "c"}, KEYS, "known_hosts does not name c; write all"),
     "public key": (REACHED, KEYS | {"ssh_key": "ssh-ed25519 AAAA"}, "ssh_key is no private key"),
     "folder": (FOLDER, {"../ca.pem": "x"}, "backup_key_files has '../ca.pem'; write the name"),
     "no such file": (BUCKET | {"storage-ca-file": CA}, {}, "and backup_key_files has no ca.pem"),

@@ -59,8 +59,9 @@ def s3_server(folder: Path, reached_from: str) -> Iterator[tuple[str, dict[str, 
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
             [
-                *(python_of("s3"), "-m", "moto.server", "-H", address, "-p", str(port)),
-                *("-c", folder / "server.crt", "-k", folder / "server.key"),
+                *(python_of("s3"), "-m", "gunicorn", "--threads=8", f"--bind={address}:{port}"),
+                *(f"--certfile={folder}/server.crt", f"--keyfile={folder}/server.key"),
+                *(f"--chdir={ROOT}/tests/support/files", "s3_server"),
             ],
             # The bucket is in the path, whatever the name of the host.
             env={**os.environ, "S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"},
@@ -125,7 +126,7 @@ ForceCommand internal-sftp
 CONFIG
 sed -i 's,^Subsystem.*,Subsystem sftp internal-sftp,' /etc/ssh/sshd_config
 install -d /run/sshd; /usr/sbin/sshd
-cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub
+cut -d' ' -f1,2 /etc/ssh/ssh_host_*_key.pub
 """
 
 
@@ -139,12 +140,12 @@ def sftp_server(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     run("docker", "run", "--detach", *name, image, "sleep", "infinity")
     try:
         public = (folder / "key.pub").read_text()
-        host_key = run("docker", "exec", "-i", CONTAINER, "sh", "-c", START_SFTP, input=public)
+        host_keys = run("docker", "exec", "-i", CONTAINER, "sh", "-c", START_SFTP, input=public)
         inspected = json.loads(run("docker", "inspect", CONTAINER))[0]["NetworkSettings"]
         address = next(found["IPAddress"] for found in inspected["Networks"].values())
         keys = {
             "ssh_key": (folder / "key").read_text(),
-            "known_hosts": f"{NAME} {host_key.splitlines()[-1]}",
+            "known_hosts": "\n".join(f"{NAME} {key}" for key in host_keys.splitlines()),
         }
         repository = {"type": "sftp", "path": "/home/shop/database"}
         repository |= {"sftp-host": NAME, "sftp-host-user": "shop"}
