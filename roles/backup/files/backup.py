@@ -22,7 +22,7 @@ ROOM = 1.25
 READS = "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0) FROM ONLY {} t"
 # Tables whose rows are in the log: file, and how many rows were inserted, updated and deleted.
 TABLES = (
-    "SELECT coalesce(json_object_agg(format('%I.%I', nspname, relname), json_build_array("
+    "SELECT coalesce(json_object_agg(format('%I.%I', nspname, c.relname), json_build_array("
     "pg_relation_filenode(c.oid), n_tup_ins, n_tup_upd, n_tup_del)), '{}')"
     " FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
     " JOIN pg_stat_all_tables s ON s.relid = c.oid"
