@@ -172,29 +172,34 @@ def test_a_restore_that_fails_without_room_for_the_old_data_says_that_nothing_is
     assert site.progress(order)["step"] == "done"
 
 
+SLOW = """#!/bin/bash
+# The first piece of the log takes a while to come from the repository.
+case "$*" in
+  *archive-get*) [ -e /var/lib/postgresql/slow ] || { touch /var/lib/postgresql/slow; sleep 20; } ;;
+esac
+exec -a /usr/bin/pgbackrest /usr/bin/pgbackrest.real "$@"
+"""
+
+
 @pytest.fixture
 def slow_archive(host):
-    """Each piece of the log takes a while to come from the repository."""
+    """The log is long in coming: until then the server is not consistent and answers nobody."""
     host.check_output("mv /usr/bin/pgbackrest /usr/bin/pgbackrest.real")
-    slow = (
-        "#!/bin/sh\n"
-        'case "$*" in *archive-get*) sleep 10 ;; esac\n'
-        'exec /usr/bin/pgbackrest.real "$@"\n'
-    )
-    host.check_output(f"printf %s {shlex.quote(slow)} >/usr/bin/pgbackrest")
+    host.check_output(f"printf %s {shlex.quote(SLOW)} >/usr/bin/pgbackrest")
     host.check_output("chmod 755 /usr/bin/pgbackrest")
     yield
-    host.check_output("mv /usr/bin/pgbackrest.real /usr/bin/pgbackrest")
+    host.check_output(
+        "mv /usr/bin/pgbackrest.real /usr/bin/pgbackrest; rm /var/lib/postgresql/slow"
+    )
 
 
 @pytest.mark.usefixtures("slow_archive")
 def test_a_server_that_is_long_at_reading_the_log_is_waited_for(restore, host, site, variables):
     order = site.place_order()
     assert site.finish(order, ENDS_WITHIN)["step"] == "done"
-    began = time.monotonic()
     done = restore(consent=variables["app_name"], patience="5")
     assert done.returncode == 0, done.stdout[-4000:]
-    assert time.monotonic() - began > 30
+    assert host.file("/var/lib/postgresql/slow").exists
     assert site.progress(order)["step"] == "done"
 
 
