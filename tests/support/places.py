@@ -59,7 +59,14 @@ def s3_server(folder: Path, reached_from: str) -> Iterator[tuple[str, dict[str, 
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
             [
-                *(python_of("s3"), "-m", "gunicorn", "--threads=8", f"--bind={address}:{port}"),
+                *(
+                    python_of("s3"),
+                    "-m",
+                    "gunicorn",
+                    "--no-control-socket",
+                    "--threads=8",
+                    f"--bind={address}:{port}",
+                ),
                 *(f"--certfile={folder}/server.crt", f"--keyfile={folder}/server.key"),
                 *(f"--chdir={ROOT}/tests/support/files", "s3_server"),
             ],
