@@ -18,15 +18,23 @@ NEEDED = {
     "sftp": ["path", "sftp-host", "sftp-host-user"],
 }
 SHARED = ("", "/etc", "/home", "/opt", "/root", "/srv", "/usr", "/var", "/var/lib", "/var/log")
+# Where the role puts backup_key_files.
+KEYS = "/etc/celeriac/backup-keys"
+# What roles/backup_files writes beside backup_files_key_files.
+OWN_FILES = ("dump", "environment", "passphrase")
 # What the role sets for every repository.
 OURS = {"cipher-type": "backup_passphrase", "cipher-pass": "backup_passphrase"}
 
 
 def backup_problems(
-    repositories: Sequence[Mapping[str, Any]], schedule: Mapping[str, str], passphrase: str
+    repositories: Sequence[Mapping[str, Any]],
+    schedule: Mapping[str, str],
+    passphrase: str,
+    key_files: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Return a sentence for each thing in the variables of the role backup that cannot work."""
-    problems = []
+    key_files = key_files or {}
+    problems = key_problems("backup_key_files", key_files)
     if not repositories:
         problems.append(
             "backup_repositories is empty; write a place, e.g. [{path: /var/lib/pgbackrest}], or "
@@ -34,7 +42,8 @@ def backup_problems(
         )
     for number, repository in enumerate(repositories, 1):
         problems += [
-            f"backup_repositories: item {number} {words}" for words in wrong_with(repository)
+            f"backup_repositories: item {number} {words}"
+            for words in wrong_with(repository) + unreachable(repository, key_files)
         ]
     places = [tuple(sorted(map(str, item.items()))) for item in repositories]
     if len(set(places)) < len(places):
@@ -82,9 +91,99 @@ def wrong_with(repository: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def files_problems(paths: Sequence[str], repository: str) -> list[str]:
-    """Return a sentence for each reason why restic could not back these folders up there."""
+def unreachable(repository: Mapping[str, Any], key_files: Mapping[str, str]) -> list[str]:
+    """Return what one repository cannot be reached without, each as the end of a sentence."""
+    found = []
+    for option, value in repository.items():
+        folder, _, name = str(value).rpartition("/")
+        if folder == KEYS and name not in key_files:
+            found.append(f"has {option}: {value}, and backup_key_files has no {name}; add it.")
+    kind, host = repository.get("type"), str(repository.get("sftp-host", ""))
+    if kind == "s3" and repository.get("s3-key-type", "shared") == "shared":
+        missing = [key for key in ("s3-key", "s3-key-secret") if not repository.get(key)]
+        if missing:
+            found.append(
+                f"lacks {', '.join(missing)}; add it, or s3-key-type: auto where the host itself "
+                "has the right."
+            )
+    if kind == "sftp":
+        needed = []
+        if "sftp-private-key-file" not in repository:
+            needed.append("ssh_key")
+        if not {"sftp-known-host", "sftp-host-fingerprint"} & set(repository):
+            needed.append("known_hosts")
+        words = missing_for_ssh("backup_key_files", needed, host, key_files)
+        found += [f"has the type sftp, {each}" for each in words]
+    return found
+
+
+def missing_for_ssh(
+    variable: str, needed: Sequence[str], host: str, key_files: Mapping[str, str]
+) -> list[str]:
+    """Return which of the files needed to reach a host by SSH are missing or useless."""
+    hints = {
+        "ssh_key": "the private key, from vault.yml",
+        "known_hosts": f"all that ssh-keyscan {host} prints, when you have compared it",
+    }
+    found = [
+        f"and {variable} has no {name}; write {hints[name]}."
+        for name in needed
+        if not str(key_files.get(name, "")).strip()
+    ]
+    known = str(key_files.get("known_hosts", ""))
+    # Names may be hashed.
+    if "known_hosts" in needed and known.strip() and host not in known and "|1|" not in known:
+        found.append(
+            f"and {variable}.known_hosts does not name {host}; write {hints['known_hosts']}."
+        )
+    return found
+
+
+def key_problems(variable: str, key_files: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each file that could not be written or is no key."""
     problems = [
+        f"{variable} has {name!r}; write the name of a file alone, without a folder."
+        for name in key_files
+        if not re.fullmatch(r"[\w-][\w.-]*", str(name)) or name in OWN_FILES
+    ]
+    if "PRIVATE KEY-----" not in str(key_files.get("ssh_key", "PRIVATE KEY-----")):
+        problems.append(
+            f"{variable}.ssh_key is no private key; write what is in the file that ssh-keygen "
+            "made, from -----BEGIN on, in vault.yml."
+        )
+    return problems
+
+
+def with_line_ends(files: Mapping[str, str]) -> dict[str, str]:
+    """Return the files with a line end, without which ssh reads no key."""
+    return {str(name): f"{str(text).strip()}\n" for name, text in files.items()}
+
+
+# As restic writes them: sftp:user@host:/folder or sftp://user@host:port//folder
+SFTP = re.compile(
+    r"sftp:(?://(?P<whom>[^/:]+)(?::(?P<port>\d+))?/|(?P<who>[^/:][^:]*):)(?P<folder>.+)"
+)
+
+
+def sftp_command(repository: str, folder: str) -> str:
+    """Return how restic calls ssh, with key and known hosts from `folder`; "" without SFTP."""
+    if not (found := SFTP.fullmatch(repository)):
+        return ""
+    port = f" -p {found['port']}" if found["port"] else ""
+    return (
+        f"ssh -F none -i {folder}/ssh_key -o IdentitiesOnly=yes -o BatchMode=yes"
+        f" -o UserKnownHostsFile={folder}/known_hosts -o GlobalKnownHostsFile=none"
+        f" -o StrictHostKeyChecking=yes{port} {found['whom'] or found['who']} -s sftp"
+    )
+
+
+def files_problems(
+    paths: Sequence[str], repository: str, key_files: Mapping[str, str] | None = None
+) -> list[str]:
+    """Return a sentence for each reason why restic could not back these folders up there."""
+    key_files = key_files or {}
+    problems = key_problems("backup_files_key_files", key_files)
+    problems += [
         f"backup_files_paths has {path!r}; write a folder with its whole path, without blanks."
         for path in paths
         if not re.fullmatch(r"/[^\s%'\"]+", str(path))
@@ -96,6 +195,19 @@ def files_problems(paths: Sequence[str], repository: str) -> list[str]:
             f"backup_files_repository is {shown!r}; write a folder of the host, or as restic "
             "names places, e.g. s3:https://s3.example.org/backups."
         )
+    if repository.startswith("sftp:"):
+        found = SFTP.fullmatch(repository)
+        if not found:
+            problems.append(
+                f"backup_files_repository is {repository!r}; write sftp:user@host:/folder, or "
+                "sftp://user@host:port//folder."
+            )
+        else:
+            host = (found["whom"] or found["who"]).rpartition("@")[2]
+            words = missing_for_ssh(
+                "backup_files_key_files", ["ssh_key", "known_hosts"], host, key_files
+            )
+            problems += [f"backup_files_repository is {repository}, {each}" for each in words]
     for path in paths:
         if f"{repository}/".startswith(f"{str(path).rstrip('/')}/"):
             problems.append(
@@ -160,5 +272,7 @@ class FilterModule:
             "backup_problems": backup_problems,
             "files_problems": files_problems,
             "restore_problems": restore_problems,
+            "sftp_command": sftp_command,
             "snapshot_for": snapshot_for,
+            "with_line_ends": with_line_ends,
         }

@@ -39,6 +39,18 @@ def test_what_backs_up_is_confined(host, paths):
     assert float(found[1]) <= 2.0
 
 
+@pytest.fixture
+def filled(host, paths):
+    """Each folder has a file; one that was empty only as long as the test lasts."""
+    empty = [path for path in paths if host.check_output(f"find {path} -type f | wc -l") == "0"]
+    for path in empty:
+        host.check_output(f"echo kept >{path}/backup-test")
+    yield
+    for path in empty:
+        host.check_output(f"rm {path}/backup-test")
+
+
+@pytest.mark.usefixtures("filled")
 def test_what_is_restored_is_what_was_backed_up(host, paths, variables):
     done = host.run("systemctl start celeriac-files-backup.service")
     assert done.rc == 0, done.stderr
@@ -48,8 +60,9 @@ def test_what_is_restored_is_what_was_backed_up(host, paths, variables):
         for path in paths:
             changed = host.run(f"diff -r --brief {path} {scratch}{path}")
             assert changed.stdout == ""
-            count = host.check_output(f"find {scratch}{path} -type f | wc -l")
-            assert int(count) == int(host.check_output(f"find {path} -type f | wc -l"))
+            count = int(host.check_output(f"find {scratch}{path} -type f | wc -l"))
+            assert count == int(host.check_output(f"find {path} -type f | wc -l"))
+            assert count > 0
     finally:
         host.check_output(f"rm -rf {scratch}")
     figures = f"{variables['backup_files_figures_folder']}/celeriac_files.prom"

@@ -27,14 +27,32 @@ BUCKET = {
     "s3-bucket": "backups",
     "s3-endpoint": "s3.example.org",
     "s3-region": "eu-1",
+    "s3-key": "shop",
+    "s3-key-secret": "secret",
 }
+REACHED = {"type": "sftp", "path": "/shop", "sftp-host": "b.example.org", "sftp-host-user": "shop"}
+KEYS = {
+    "ssh_key": "-----BEGIN OPENSSH PRIVATE KEY-----\n...",
+    "known_hosts": "b.example.org ssh-ed25519 AAAA",
+}
+CA = "/etc/celeriac/backup-keys/ca.pem"
 FULL = {"full": "Sun 02:10", "diff": ""}
 LONG = "x" * 64
 
 
-@pytest.mark.parametrize("repositories", [[FOLDER], [FOLDER, BUCKET]])
-def test_good_places_are_taken(repositories):
-    assert plugin.backup_problems(repositories, FULL, LONG) == []
+@pytest.mark.parametrize(
+    ("repositories", "keys"),
+    [
+        ([FOLDER], {}),
+        ([FOLDER, BUCKET], {}),
+        ([BUCKET | {"storage-ca-file": CA}], {"ca.pem": "-----BEGIN CERTIFICATE-----"}),
+        ([FOLDER, REACHED], KEYS),
+        ([REACHED], KEYS | {"known_hosts": "|1|hash|= ssh-ed25519 AAAA"}),
+        ([REACHED | {"sftp-private-key-file": "/k", "sftp-host-fingerprint": "f"}], {}),
+    ],
+)
+def test_good_places_are_taken(repositories, keys):
+    assert plugin.backup_problems(repositories, FULL, LONG, keys) == []
 
 
 WRONG = {
@@ -55,6 +73,31 @@ WRONG = {
 def test_a_place_that_cannot_work_is_refused(what):
     repositories, words = WRONG[what]
     assert words in " ".join(plugin.backup_problems(repositories, FULL, LONG))
+
+
+UNREACHABLE = {
+    "no key": (REACHED, {}, "and backup_key_files has no ssh_key; write the private key"),
+    "no hosts": (
+        REACHED,
+        {"ssh_key": KEYS["ssh_key"]},
+        "has no known_hosts; write all that ssh-keyscan b",
+    ),
+    "other host": (REACHED | {"sftp-host": "c"}, KEYS, "known_hosts does not name c; write all"),
+    "public key": (REACHED, KEYS | {"ssh_key": "ssh-ed25519 AAAA"}, "ssh_key is no private key"),
+    "folder": (FOLDER, {"../ca.pem": "x"}, "backup_key_files has '../ca.pem'; write the name"),
+    "no such file": (BUCKET | {"storage-ca-file": CA}, {}, "and backup_key_files has no ca.pem"),
+    "no secret": (
+        BUCKET | {"s3-key-secret": ""},
+        {},
+        "lacks s3-key-secret; add it, or s3-key-type",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", UNREACHABLE)
+def test_a_place_that_could_not_be_reached_is_refused(what):
+    repository, keys, words = UNREACHABLE[what]
+    assert words in " ".join(plugin.backup_problems([repository], FULL, LONG, keys))
 
 
 def test_backups_rest_on_full_ones():
@@ -139,6 +182,40 @@ def test_a_failed_repository_is_named_and_the_others_get_theirs(tmp_path, monkey
     assert (tmp_path / "celeriac_backup.prom").exists()
 
 
+QUIET = [16384, 100, 7, 3]
+
+
+@pytest.mark.parametrize(
+    ("restored", "live", "after"),
+    [
+        ((10, 5), (10, 5), QUIET),
+        ((0, 0), (0, 0), QUIET),
+        ((10, 5), (12, 9), [16384, 102, 7, 3]),
+        ((10, 5), (9, 9), [16384, 100, 7, 4]),
+        ((10, 5), (10, 9), [16384, 100, 8, 3]),
+        # Came and went meanwhile.
+        ((1, 5), (0, 0), [16384, 101, 7, 4]),
+        # Emptied as a whole.
+        ((10, 5), (0, 0), [16999, 100, 7, 3]),
+    ],
+)
+def test_a_restored_table_is_as_the_live_one_was(restored, live, after):
+    assert program.difference(restored, live, QUIET, after) == ""
+
+
+@pytest.mark.parametrize(
+    ("restored", "live", "after", "words"),
+    [
+        ((0, 0), (10, 5), QUIET, "has 0 rows, and the live one 10"),
+        ((9, 5), (12, 9), [16384, 102, 7, 3], "has 9 rows, and the live one 12"),
+        ((11, 5), (10, 5), QUIET, "has 11 rows, and the live one 10"),
+        ((10, 6), (10, 5), QUIET, "has other rows than the live one, which nobody has changed"),
+    ],
+)
+def test_a_restored_table_that_lacks_rows_is_named(restored, live, after, words):
+    assert program.difference(restored, live, QUIET, after) == words
+
+
 SNAPSHOTS = [
     {"id": "c", "time": "2026-11-20T13:00:00.123456789Z"},
     {"id": "a", "time": "2026-11-20T11:00:00.123456789Z"},
@@ -165,10 +242,46 @@ def test_without_a_backup_of_files_there_is_nothing_to_restore():
 
 
 @pytest.mark.parametrize(
-    "repository", ["/srv/backups", "s3:https://s3.example.org/b", "sftp:a@b:/c"]
+    "repository",
+    ["/srv/backups", "s3:https://s3.example.org/b", "sftp:a@b.example.org:/c"],
 )
 def test_good_places_for_files_are_taken(repository):
-    assert plugin.files_problems(["/var/lib/shop/media"], repository) == []
+    assert plugin.files_problems(["/var/lib/shop/media"], repository, KEYS) == []
+
+
+@pytest.mark.parametrize(
+    ("repository", "keys", "words"),
+    [
+        ("sftp:a@b.example.org:/c", {}, "and backup_files_key_files has no ssh_key"),
+        ("sftp:a@c:/c", KEYS, "backup_files_key_files.known_hosts does not name c"),
+        ("sftp:a@b.example.org", KEYS, "write sftp:user@host:/folder, or sftp://"),
+        ("/srv/backups", {"passphrase": "x"}, "backup_files_key_files has 'passphrase'"),
+    ],
+)
+def test_a_place_for_files_that_could_not_be_reached_is_refused(repository, keys, words):
+    assert words in " ".join(plugin.files_problems(["/var/lib/shop/media"], repository, keys))
+
+
+@pytest.mark.parametrize(
+    ("repository", "words"),
+    [
+        ("sftp:a@b:/c", " a@b -s sftp"),
+        ("sftp:b:c", " b -s sftp"),
+        ("sftp://a@b:2222//c", " -p 2222 a@b -s sftp"),
+    ],
+)
+def test_restic_reaches_the_host_with_the_deployments_own_key(repository, words):
+    command = plugin.sftp_command(repository, "/etc/k")
+    assert command.endswith(f"-o StrictHostKeyChecking=yes{words}")
+    assert "-i /etc/k/ssh_key " in command
+    assert plugin.sftp_command("s3:https://s3.example.org/b", "/etc/k") == ""
+
+
+def test_a_key_ends_with_a_line_end():
+    assert plugin.with_line_ends({"ssh_key": "a\nb", "ca.pem": "c\n"}) == {
+        "ssh_key": "a\nb\n",
+        "ca.pem": "c\n",
+    }
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def scan(site: Site, ca: str | None) -> str:
     trusted = ["--certinfo_ca_file", ca] if ca else []
     command = ["--mozilla_config", "intermediate", *trusted, "--sni", site.domain]
     return subprocess.run(
-        [python_of_sslyze(), "-m", "sslyze", *command, f"{site.address}:443"],
+        [python_of("sslyze"), "-m", "sslyze", *command, f"{site.address}:443"],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -195,15 +195,15 @@ def scan(site: Site, ca: str | None) -> str:
 
 
 @cache
-def python_of_sslyze() -> Path:
-    """Return the interpreter of a venv that is exactly what requirements/sslyze.txt says."""
-    venv = ROOT / ".venv-sslyze"
+def python_of(name: str) -> Path:
+    """Return the interpreter of a venv that is exactly what requirements/<name>.txt says."""
+    venv = ROOT / f".venv-{name}"
     uv = Path(sys.executable).parent / "uv"
     environment = {**os.environ, "UV_SYSTEM_CERTS": "true", "UV_NATIVE_TLS": "true"}
     if not venv.is_dir():
         subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, venv], check=True)
     sync = ["pip", "sync", "--quiet", "--require-hashes", "--python", venv]
-    lock = ROOT / "requirements/sslyze.txt"
+    lock = ROOT / f"requirements/{name}.txt"
     subprocess.run([uv, *sync, lock], check=True, env=environment)
     return venv / "bin/python"
 

@@ -19,11 +19,29 @@ STANZA = "main"
 STATE = Path(os.environ.get("STATE_DIRECTORY", "/var/lib/celeriac-backup"))
 # What a restore needs beyond the data: the log of the time since.
 ROOM = 1.25
-READS = "SELECT count(*), coalesce(bit_xor(hashtextextended(t::text, 0)), 0) FROM ONLY {} t"
+READS = "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)), 0) FROM ONLY {} t"
+# Tables whose rows are in the log: file, and how many rows were inserted, updated and deleted.
 TABLES = (
-    "SELECT quote_ident(schemaname) || '.' || quote_ident(tablename) FROM pg_tables"
-    " WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
+    "SELECT coalesce(json_object_agg(format('%I.%I', nspname, c.relname), json_build_array("
+    "pg_relation_filenode(c.oid), n_tup_ins, n_tup_upd, n_tup_del)), '{}')"
+    " FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+    " JOIN pg_stat_all_tables s ON s.relid = c.oid"
+    " WHERE relkind = 'r' AND relpersistence = 'p'"
+    " AND nspname NOT IN ('pg_catalog', 'information_schema')"
 )
+# What the text of a row depends on, the same on both servers.
+SAME_TEXT = {
+    "DateStyle": "ISO,YMD",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "default_transaction_read_only": "on",
+    "extra_float_digits": "1",
+    "lc_monetary": "C",
+    "statement_timeout": "0",
+}
+# Seconds until the live server has counted a change: an idle session tells its own after 10.
+COUNTED = 15
 HELP = {
     "celeriac_backup_last_success_timestamp_seconds": "When the newest backup was finished.",
     "celeriac_backup_bytes": "Size of the newest backup's data, before compression.",
@@ -205,10 +223,74 @@ class Scratch:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def ask(folder: str, port: int, database: str, query: str) -> list[str]:
+def ask(folder: str, port: int, database: str, query: str, **settings: str) -> list[str]:
     """The lines that a query answers, asked as the superuser."""
     where = ["-h", folder, "-p", str(port), "-d", database]
-    return run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *where, "-c", query).splitlines()
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    environment = os.environ | {"PGOPTIONS": options}
+    command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", *where, "-c", query]
+    return run(*command, env=environment).splitlines()
+
+
+class Database:
+    """One database of a server."""
+
+    def __init__(self, folder: str, port: int, name: str) -> None:
+        self.where = (folder, port, name)
+
+    def tables(self) -> dict[str, list[int]]:
+        """For each table its file, and how many rows were inserted, updated and deleted."""
+        return json.loads(ask(*self.where, TABLES)[0])
+
+    def read(self, table: str) -> tuple[int, int]:
+        """Read all rows: how many there are, and a sum of what is in them."""
+        count, total = ask(*self.where, READS.format(table), **SAME_TEXT)[0].split("|")
+        return int(count), int(total)
+
+
+def difference(
+    restored: tuple[int, int], live: tuple[int, int], before: list[int], after: list[int]
+) -> str:
+    """What is wrong with a restored table, given what happened to the live one meanwhile.
+
+    `restored` and `live` are rows and sum, `before` and `after` what the live server had counted
+    before the moment that was restored, and after it was read. Empty if nothing is wrong.
+    """
+    inserted, updated, deleted = (
+        now - then for now, then in zip(after[1:], before[1:], strict=True)
+    )
+    if before[0] != after[0] or min(inserted, updated, deleted) < 0:
+        return ""  # emptied or rewritten as a whole, or counted anew: there is nothing to compare
+    if not live[0] - inserted <= restored[0] <= live[0] + deleted:
+        return f"has {restored[0]} rows, and the live one {live[0]}"
+    if not (inserted or updated or deleted) and restored[1] != live[1]:
+        return "has other rows than the live one, which nobody has changed"
+    return ""
+
+
+def compare(restored: Database, live: Database, before: dict[str, list[int]]) -> int:
+    """Read every restored table, and the live one beside it; return how many rows were read."""
+    here, now = restored.tables(), live.tables()
+    missing = sorted((before.keys() & now.keys()) - here.keys())
+    if missing or not here:
+        what = ", ".join(missing) or "every table"
+        raise Problem(f"the restored database {restored.where[2]} lacks {what}")
+    found = {table: restored.read(table) for table in here}
+    both = {table: live.read(table) for table in here.keys() & before.keys() & now.keys()}
+
+    def wrong() -> list[str]:
+        after = live.tables()
+        words = {
+            table: difference(found[table], both[table], before[table], after[table])
+            for table in sorted(both.keys() & after.keys())
+        }
+        return [f"{table} {text}" for table, text in words.items() if text]
+
+    if wrong():
+        time.sleep(COUNTED)
+        if problems := wrong():
+            raise Problem(f"in the restored {restored.where[2]}, {'; '.join(problems)}")
+    return sum(rows for rows, _ in found.values())
 
 
 def archived(port: int, timeout: float) -> float:
@@ -228,7 +310,9 @@ def archived(port: int, timeout: float) -> float:
 
 
 def drill(programs: Path, port: int, databases: list[str]) -> None:
-    """Restore, start, read all, compare the tables with the live ones; note how long it took."""
+    """Restore, start, read all, compare it with the live tables; note how long it took."""
+    live = {name: Database("/run/postgresql", port, name) for name in databases}
+    before = {name: database.tables() for name, database in live.items()}
     since = archived(port, timeout=120)
     scratch = Scratch(STATE / "drill", programs)
     began = time.monotonic()
@@ -248,14 +332,8 @@ def drill(programs: Path, port: int, databases: list[str]) -> None:
                 f"what was committed {time.time() - since:.0f} s ago is not in the restored server"
             )
         rows = 0
-        for database in databases:
-            here = scratch.ask(database, TABLES)
-            live = ask("/run/postgresql", port, database, TABLES)
-            if not here or set(live) - set(here):
-                missing = ", ".join(sorted(set(live) - set(here))) or "every table"
-                raise Problem(f"the restored database {database} lacks {missing}")
-            for table in here:
-                rows += int(scratch.ask(database, READS.format(table))[0].split("|")[0])
+        for name, database in live.items():
+            rows += compare(Database(str(scratch.folder), 5432, name), database, before[name])
         run(
             *(scratch.programs / "pg_amcheck", "-h", scratch.folder, "--all"),
             *("--install-missing", "--no-dependent-toast", "--on-error-stop"),
