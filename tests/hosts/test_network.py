@@ -29,9 +29,11 @@ KNOCK = """
 import json, socket, sys
 from concurrent.futures import ThreadPoolExecutor
 def opens(door):
-    with socket.socket() as client:
-        client.settimeout(1)
-        return client.connect_ex(tuple(door)) == 0
+    try:
+        socket.create_connection(door, timeout=1).close()
+    except OSError:
+        return False
+    return True
 doors = json.loads(sys.argv[1])
 with ThreadPoolExecutor(32) as many:
     print(json.dumps([door for door, found in zip(doors, many.map(opens, doors)) if found]))
@@ -41,7 +43,13 @@ with ThreadPoolExecutor(32) as many:
 @pytest.fixture(scope="module")
 def listeners(host):
     """Address, port and program of every listening TCP socket."""
-    rows = [line.split() for line in host.check_output("ss -H -l -n -t -p").splitlines()]
+    return sockets(host, "--tcp")
+
+
+def sockets(host, kind: str) -> list[tuple[str, str, str]]:
+    """Address, port and program of every socket of a kind that waits for somebody."""
+    said = host.check_output(f"ss --no-header --listening --numeric --processes {kind}")
+    rows = [line.split() for line in said.splitlines()]
     return [
         (*row[3].rsplit(":", 1), re.findall(r'"([^"]+)"', row[5])[0] if len(row) > 5 else "?")
         for row in rows
@@ -102,6 +110,16 @@ def test_only_what_others_need_listens_beyond_loopback(listeners, variables):
         assert others == set()
 
 
+# What gets a host its address, and keeps its clock, where the operator's own does.
+CALLERS = {"dhclient", "dhcpcd", "systemd-network", "chronyd", "ntpd"}
+
+
+def test_nothing_of_ours_waits_for_datagrams(host):
+    """Not on loopback either, but for what finds names."""
+    found = [row for row in sockets(host, "--udp") if row[2] not in CALLERS]
+    assert [row for row in found if not (LOOPBACK.match(row[0]) and row[1] == "53")] == []
+
+
 def test_everything_else_listens_on_loopback(listeners, variables):
     here = {int(row[1]) for row in listeners if LOOPBACK.match(row[0])}
     wanted = {
@@ -128,17 +146,35 @@ def test_what_no_rule_opens_is_dropped(host, variables):
     assert host.service("nftables").is_enabled
 
 
-def test_from_outside_only_the_web_answers(variables):
-    address = address_of(variables)
-    found = {port for port in (*PUBLIC, *ports(variables)) if reachable(address, port)}
-    assert found == (set(PUBLIC) if "proxy" in variables["group_names"] else set())
+def ssh_ports(host, variables) -> set[int]:
+    """The ports of sshd, where there is one that anybody may try."""
+    wanted = variables["firewall_ssh_ports"] or [variables.get("ansible_port", 22)]
+    here = {int(row[1]) for row in sockets(host, "--tcp") if row[2] == "sshd"}
+    return {int(port) for port in wanted} & here if not variables["firewall_ssh_from"] else set()
+
+
+def addresses(host, address: str) -> list[str]:
+    """This address of a host, and those of IPv6 at which others may reach it."""
+    said = host.check_output("ip -6 -oneline address show scope global").splitlines()
+    return list(dict.fromkeys([address, *(line.split()[3].split("/")[0] for line in said)]))
+
+
+def test_from_outside_only_ssh_and_the_web_answer(host, variables):
+    open_here = ssh_ports(host, variables)
+    tried = {*PUBLIC, *open_here, *ports(variables)}
+    public = set(PUBLIC) if "proxy" in variables["group_names"] else set()
+    for address in addresses(host, address_of(variables)):
+        found = {port for port in tried if reachable(address, port)}
+        assert (address, found) == (address, public | open_here)
 
 
 def reachable(address: str, port: int) -> bool:
     """Tell whether the port accepts a connection from here."""
-    with socket.socket() as client:
-        client.settimeout(1)
-        return client.connect_ex((address, port)) == 0
+    try:
+        socket.create_connection((address, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="module")
@@ -154,33 +190,34 @@ def knock(host):
 
 
 def test_this_host_reaches_what_it_needs_and_nothing_else(
-    knock, variables, inventory, many_hosts, figure
+    knock, variables, inventory, many_hosts, reach, figure
 ):
     me = variables["inventory_hostname"]
     mine = roles(variables)
     needed = {"logs"} if me in variables["celeriac_hosts"] else set()
     needed |= {part for role in mine for part in NEEDS.get(role, set())}
-    doors, expected = [], set()
+    doors, expected, names = [], set(), {}
     for name in inventory.groups["all"]:
         if name == me:
             continue
         other = inventory.of(name)
-        address = other["host_address"]
-        public = set(PUBLIC) if "proxy" in other["group_names"] else set()
-        doors += [(address, port) for port in sorted({*PUBLIC, *ports(other)})]
-        expected |= {(address, port) for port in public}
+        address, ssh = other["host_address"], ssh_ports(reach(name), other)
+        public = (set(PUBLIC) if "proxy" in other["group_names"] else set()) | ssh
+        for each in addresses(reach(name), address):
+            names[each] = name
+            doors += [(each, port) for port in sorted({*PUBLIC, *ssh, *ports(other)})]
+            expected |= {(each, port) for port in public}
         for part, numbers in inner(other).items():
             if part in needed:
                 expected |= {(address, port) for port in numbers}
     found = knock(doors)
-    names = {inventory.of(name)["host_address"]: name for name in inventory.groups["all"]}
     reached = ", ".join(f"{names[address]}:{port}" for address, port in sorted(found))
     figure(f"ports: {me} ({', '.join(sorted(mine)) or 'no part'}) reaches {reached or 'nothing'}")
     assert found == expected
 
 
 def test_it_could_knock(knock, variables, inventory, many_hosts):
-    """The same way finds a door that is open to everybody: SSH of a host, HTTPS of a proxy."""
+    """The same way finds a door that is open to everybody: HTTPS of a proxy."""
     proxies = [inventory.of(name)["host_address"] for name in inventory.groups["proxy"]]
     others = [(address, 443) for address in proxies if address != variables["host_address"]]
     assert knock(others) == set(others)

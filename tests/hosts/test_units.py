@@ -1,28 +1,20 @@
 """The app's units: how systemd starts, watches, stops and confines them."""
 
-import base64
-import json
-import re
-from pathlib import Path
-
 import pytest
 
+from support.hosts import app_units, trials
+
 testinfra_hosts = ["ansible://all"]
-FILES = Path(__file__).parents[1] / "support/files"
 JOURNAL = ("*-web@*", "*-worker-*", "*-beat@*", "*-metrics@*", "*-flower*")
 
 
 @pytest.fixture(scope="module")
-def wanted(variables, release, app_name):
+def wanted(variables, release):
     """The units that the inventory puts on this host, by what they are."""
-    groups = variables["group_names"]
-    found = {f"worker-{pool['name']}" for pool in variables["celery_pools"]}
-    found |= {group for group in ("web", "beat") if group in groups}
-    found |= {"metrics"} if "beat" in groups and variables["metrics_enabled"] else set()
-    if not found and "flower" not in groups:
+    found = app_units(variables, release.id)
+    if not found:
         pytest.skip("no part of the app runs here")
-    instances = {name: f"{app_name}-{name}@{release.id}.service" for name in found}
-    return instances | ({"flower": f"{app_name}-flower.service"} if "flower" in groups else {})
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -182,44 +174,10 @@ def test_nothing_runs_as_root(confined, app_name):
     assert users == own
 
 
-# systemd's own measure of what a unit could still do: 0 is nothing, 10 is everything.
-LIMITS = {
-    r"{app}-.*": 1.0,
-    r"mail-sink\.service": 1.0,
-    r"redis-server@.*": 2.0,
-    r"postgresql@.*": 2.0,
-    r"pgbouncer\.service": 2.0,
-    r"nginx\.service": 2.0,
-    r"prometheus.*": 2.0,
-}
-
-
 @pytest.fixture(scope="module")
-def exposure(host):
-    """The exposure of each service that runs, as systemd-analyze measures it."""
-    rows = host.check_output("systemd-analyze security --no-pager").splitlines()[1:]
-    found = (re.match(r"(\S+\.service)\s+([0-9.]+)\s", row) for row in rows)
-    return {match[1]: float(match[2]) for match in found if match}
-
-
-@pytest.mark.spec("D6.4.1")
-@pytest.mark.parametrize(("pattern", "limit"), LIMITS.items())
-def test_units_are_exposed_to_no_more_than(exposure, wanted, app_name, pattern, limit):
-    name = pattern.replace("{app}", re.escape(app_name))
-    scores = {unit: score for unit, score in exposure.items() if re.fullmatch(name, unit)}
-    if not scores:
-        pytest.skip("no such unit on this host")
-    assert {unit: score for unit, score in scores.items() if score > limit} == {}
-    if "{app}" in pattern:
-        assert set(wanted.values()) <= set(scores)
-
-
-@pytest.fixture(scope="module")
-def tried(host, wanted, app_name):
+def tried(host, wanted):
     """What a process can do under each of the app's units, by what they are."""
-    script = base64.b64encode((FILES / "try_sandboxes.py").read_bytes()).decode()
-    command = f"echo {script} | base64 -d | python3 - {app_name} {' '.join(wanted.values())}"
-    found = json.loads(host.check_output(command))
+    found = trials(host, wanted.values())
     return {who: found[unit] for who, unit in wanted.items()}
 
 

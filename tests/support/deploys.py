@@ -6,13 +6,12 @@ import json
 import os
 import shutil
 import subprocess
-import threading
-import time
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
 from support.inventory import ROOT, Inventory
+from support.meanwhile import Meanwhile
 from support.site import Site
 
 
@@ -63,33 +62,13 @@ def deploy(
     return playbook(inventory, "deploy", app_path=str(app_path), **variables)
 
 
-class Visitors:
+class Visitors(Meanwhile):
     """Ask for the front page about ten times a second, as long as the block lasts."""
 
     def __init__(self, site: Site) -> None:
+        super().__init__(self._visit, 0.1)
         self._site = site
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._visit)
-        self.served = 0
-        self.refused: list[str] = []
 
     def _visit(self) -> None:
-        while not self._end.is_set():
-            try:
-                status = self._site.request("/").status
-            except OSError as error:
-                self.refused.append(f"{time.strftime('%X')} {type(error).__name__}: {error}")
-            else:
-                if status == 200:
-                    self.served += 1
-                else:
-                    self.refused.append(f"{time.strftime('%X')} {status}")
-            self._end.wait(0.1)
-
-    def __enter__(self) -> Visitors:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
+        status = self._site.request("/").status
+        assert status == 200, status

@@ -6,7 +6,8 @@ import base64
 import json
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "part(name): about a part that baseline_<name> switches")
 
 
+FILES = Path(__file__).parent / "files"
 FIGURES = pytest.StashKey[list[str]]()
 
 
@@ -81,6 +83,23 @@ class Release:
             f"find_app({self.celery_app!r}).loader.import_default_modules()\n"
         )
         return self.python(setup + code, role)
+
+
+def app_units(variables: Variables, release_id: str) -> dict[str, str]:
+    """Return the app's units that the inventory puts on a host, by what they are."""
+    groups, name = variables["group_names"], variables["app_name"]
+    found = {f"worker-{pool['name']}" for pool in variables["celery_pools"]}
+    found |= {group for group in ("web", "beat") if group in groups}
+    found |= {"metrics"} if "beat" in groups and variables["metrics_enabled"] else set()
+    instances = {part: f"{name}-{part}@{release_id}.service" for part in found}
+    return instances | ({"flower": f"{name}-flower.service"} if "flower" in groups else {})
+
+
+def trials(host: Any, units: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return what a process can do under each of these units, by their names."""
+    script = base64.b64encode((FILES / "try_sandboxes.py").read_bytes()).decode()
+    command = f"echo {script} | base64 -d | python3 - {' '.join(units)}"
+    return json.loads(host.check_output(command))
 
 
 def until(seconds: float, found: Callable[[], Any], problem: str) -> Any:

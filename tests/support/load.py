@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 from support.deploys import Visitors, playbook
 from support.inventory import Inventory
+from support.meanwhile import Meanwhile
 from support.site import Site
 
 VISITORS = 4
@@ -44,30 +44,16 @@ def visited(inventory: Inventory) -> Iterator[Load]:
         load.seconds = time.monotonic() - started
 
 
-class Orders:
+class Orders(Meanwhile):
     """Place an order every few seconds as long as the block lasts; two cores keep up with that."""
 
     def __init__(self, site: Site, every: float = 5) -> None:
-        self.site, self.every = site, every
+        super().__init__(self._place, every)
+        self.site = site
         self.placed: list[str] = []
-        self.refused: list[str] = []
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._place)
 
     def _place(self) -> None:
-        while not self._end.wait(self.every):
-            try:
-                self.placed.append(self.site.place_order())
-            except (OSError, AssertionError) as error:
-                self.refused.append(f"{time.strftime('%X')} {error}"[:300])
-
-    def __enter__(self) -> Orders:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self._thread.join()
+        self.placed.append(self.site.place_order())
 
     def lost(self, seconds: float = 300) -> list[str]:
         """Return the orders that are not done in the end, each waited for so long at most."""

@@ -15,7 +15,10 @@ from urllib.parse import quote, unquote, urlsplit
 from urllib.request import Request, urlopen
 
 LIST = Path("/run/celeriac-secrets.json")
-FOLDERS = ("/etc", "/opt", "/usr/local", "/var/lib", "/var/log", "/home", "/srv", "/tmp", "/run")
+FOLDERS = (
+    *("/etc", "/opt", "/usr/local", "/home", "/srv", "/tmp", "/run", "/dev/shm"),
+    *("/var/backups", "/var/cache", "/var/lib", "/var/log", "/var/mail", "/var/spool", "/var/tmp"),
+)
 # Where only our own files are looked at, whoever may read them.
 OURS = ("/etc", "/opt", "/usr/local")
 # What packages bring: large, and the same everywhere.

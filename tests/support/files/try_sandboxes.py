@@ -5,6 +5,7 @@ own, that tries what it must not do. Nothing of it stays.
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -74,15 +75,30 @@ Restart=no
 WatchdogSec=0
 ExecStartPre=
 ExecStart=
-ExecStart=/usr/bin/python3 {work}/probe.py {data}
+ExecStart={python} {work}/probe.py {data}
+ExecStartPost=
 ExecReload=
+ExecStop=
+ExecStopPost=
+PIDFile=
+# It would be gone with the trial, and is the real one's.
+RuntimeDirectory=
+# Some may run their own program alone.
+ExecPaths={python}
+# An answer where the real one would be killed.
+SystemCallErrorNumber=EPERM
 WorkingDirectory=/
 EnvironmentFile=
 StandardOutput=truncate:{work}/{name}.json
 StandardError=truncate:{work}/{name}.err
 """
-# What ties the unit to others.
-TIES = re.compile(r"^(Sockets|Requires|PartOf|WantedBy|After|Wants)=.*\n", re.MULTILINE)
+# What ties the unit to others, and may keep it from starting.
+TIES = re.compile(
+    r"^(Sockets|Requires|BindsTo|PartOf|WantedBy|Alias|After|Before|Wants|Condition\w+|Assert\w+)=.*\n",
+    re.MULTILINE,
+)
+# Where a unit's user may write, where that is not the folder of its name.
+DATA = {"www-data": "/var/lib/nginx", "postgres": "/var/lib/postgresql"}
 
 
 def systemctl(*arguments: str) -> str:
@@ -90,26 +106,21 @@ def systemctl(*arguments: str) -> str:
     return done.stdout
 
 
-def prepare(prefix: str, number: int, unit: str) -> str:
-    """Copy the unit and return the name of the copy, which the same drop-ins of the app confine."""
-    name = f"{prefix}-trial{number}"
-    path = systemctl("show", "--value", "-p", "FragmentPath", unit).strip()
+def prepare(number: int, unit: str) -> str:
+    """Copy the unit with its drop-ins and return the name of the copy."""
+    name = f"celeriac-trial{number}"
     user = systemctl("show", "--value", "-p", "User", unit).strip()
-    text = TIES.sub("", Path(path).read_text()).replace("%i", "none")
-    (UNITS / f"{name}.service").write_text(text)
-    folder = UNITS / f"{name}.service.d"
-    folder.mkdir()
-    data = f"/var/lib/{user}"
-    (folder / "zz-trial.conf").write_text(OVERRIDE.format(work=WORK, data=data, name=name))
+    instance = unit.removesuffix(".service").partition("@")[2]
+    text = TIES.sub("", systemctl("cat", "--no-pager", unit)).replace("%i", instance)
+    data = DATA.get(user, f"/var/lib/{user}")
+    python = os.path.realpath("/usr/bin/python3")
+    values = {"work": WORK, "data": data, "name": name, "python": python}
+    (UNITS / f"{name}.service").write_text(text + OVERRIDE.format(**values))
     return name
 
 
-def remove(prefix: str) -> None:
-    for path in UNITS.glob(f"{prefix}-trial*"):
-        for child in path.glob("*") if path.is_dir() else ():
-            child.unlink()
-        path.rmdir() if path.is_dir() else path.unlink()
-    for path in WORK.glob("*"):
+def remove() -> None:
+    for path in [*UNITS.glob("celeriac-trial*.service"), *WORK.glob("*")]:
         path.unlink()
     if WORK.exists():
         WORK.rmdir()
@@ -117,13 +128,13 @@ def remove(prefix: str) -> None:
 
 
 def main() -> None:
-    prefix, *units = sys.argv[1:]
+    units = sys.argv[1:]
     UNITS.mkdir(parents=True, exist_ok=True)
     WORK.mkdir(mode=0o755)
     (WORK / "probe.py").write_text(PROBE)
     found = {}
     try:
-        copies = {unit: prepare(prefix, number, unit) for number, unit in enumerate(units)}
+        copies = {unit: prepare(number, unit) for number, unit in enumerate(units)}
         systemctl("daemon-reload")
         for unit, name in copies.items():
             systemctl("start", name)
@@ -136,7 +147,7 @@ def main() -> None:
                 else {"failed": wrong.read_text() if wrong.exists() else systemctl("status", name)}
             )
     finally:
-        remove(prefix)
+        remove()
     print(json.dumps(found))
 
 
