@@ -241,10 +241,13 @@ def test_a_run_of_one_host_leaves_one_beat(pool_left, inventory, reach, app_name
     until(15, lambda: roles() == ["leading", "standby"], "not exactly one Beat leads")
 
 
+@pytest.mark.parametrize("group", ["beat", "web"])
 @pytest.mark.parametrize(
     ("name", "changed"), [("deploy", {"app_env": {"NEW": "1"}}), ("rollback", {})]
 )
-def test_a_run_of_one_host_ships_no_other_release(left, inventory, name, changed):
-    done = playbook(inventory, name, f"--limit={inventory.groups['beat'][-1]}", **changed)
+def test_a_run_of_one_host_ships_no_other_release(left, inventory, group, name, changed):
+    """Neither to a worker's host, nor to the first web server."""
+    limit = f"--limit={inventory.groups[group][0]}"
+    done = playbook(inventory, name, limit, **changed)
     assert done.returncode != 0
     assert "without --limit" in " ".join(done.stdout.split())
