@@ -183,6 +183,19 @@ def test_without_a_lease_two_beats_are_told_by_their_units(tmp_path, hosts, fire
     promtool(tmp_path, rendered(alerts_beat_lease=False), tests)
 
 
+def test_a_first_restore_is_missed_before_prometheus_has_forgotten_when_it_was_due(tmp_path):
+    """Prometheus keeps 15 days; whoever lets backups wait longer still learns of one never restored."""
+    case = {
+        "about": "never, where a month is allowed",
+        "step": "1h",
+        "series": {'pg_up{host="one"}': "1x250"},
+        "at": "216h",
+        "fires": [{"host": "one"}],
+    }
+    test = promtool_test("RestoreUnproven", case)
+    promtool(tmp_path, rendered(alerts_restore_days=30), [test], "1h")
+
+
 @pytest.mark.parametrize(
     ("changes", "gone"),
     [
