@@ -184,7 +184,7 @@ def test_without_a_lease_two_beats_are_told_by_their_units(tmp_path, hosts, fire
 
 
 def test_a_first_restore_is_missed_before_prometheus_has_forgotten_when_it_was_due(tmp_path):
-    """Prometheus keeps 15 days; whoever lets backups wait longer still learns of one never restored."""
+    """It keeps 15 days; one that was never restored is told of where a month is allowed, too."""
     case = {
         "about": "never, where a month is allowed",
         "step": "1h",

@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from support import inventory as inventories
-from support.deploys import copy_of_app, playbook
+from support.deploys import copy_of_app
 from support.files.search_secrets import Needles
 from support.hosts import Release, until
 from support.inventory import ROOT
+from support.playbooks import playbook
 from support.secrets import PLACES, Arguments, search
 from support.site import Site
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from support.deploys import copy_of_app, playbook
+from support.deploys import copy_of_app
 from support.hosts import until
 from support.load import visited
+from support.playbooks import playbook
 from support.site import Site
 
 testinfra_hosts = ["ansible://postgresql"]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import pytest
 
 from support import inventory as inventories
-from support.deploys import playbook
 from support.hosts import Release, until
 from support.load import Load, Orders, run_site, visited
+from support.playbooks import playbook
 from support.site import Site
 
 testinfra_hosts = ["ansible://postgresql"]

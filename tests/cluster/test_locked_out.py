@@ -2,8 +2,8 @@
 
 import pytest
 
-from support.deploys import playbook
 from support.hosts import until
+from support.playbooks import playbook
 
 testinfra_hosts = ["ansible://postgresql"]
 

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from support import inventory as inventories
-from support.deploys import playbook
 from support.inventory import ROOT
 from support.load import run_site, visited
+from support.playbooks import playbook
 
 sys.path.append(str(ROOT / "bench"))
 from harness.remote import APP, Consumers, Feeder, Host, hosts_of

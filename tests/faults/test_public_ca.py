@@ -7,9 +7,9 @@ import ssl
 
 import pytest
 
-from support.deploys import playbook
 from support.hosts import until
 from support.inventory import ROOT
+from support.playbooks import playbook
 from support.site import scan, shown
 
 testinfra_hosts = ["ansible://proxy"]

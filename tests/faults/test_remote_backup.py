@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from support.deploys import playbook
 from support.hosts import until
 from support.inventory import ROOT
 from support.places import NAME, s3_server, sftp_server
+from support.playbooks import playbook
 from support.site import address_of
 
 testinfra_hosts = ["ansible://postgresql"]

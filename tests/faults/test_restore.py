@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from support.deploys import playbook
 from support.hosts import until
+from support.playbooks import playbook
 
 testinfra_hosts = ["ansible://postgresql"]
 JOURNAL = ("postgresql@*", "celeriac-backup-*")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from support.deploys import Visitors, copy_of_app, deploy, playbook
+from support.deploys import Visitors, copy_of_app, deploy
 from support.hosts import until
+from support.playbooks import playbook
 
 testinfra_hosts = ["ansible://web"]
 JOURNAL = ("*-web@*", "*-worker-*", "*-beat@*")

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import re
 import subprocess
 import time
@@ -14,9 +13,9 @@ import yaml
 from support import inventory as inventories
 from support.deploys import Visitors
 from support.hosts import Release, until
-from support.inventory import ROOT
 from support.load import Orders
 from support.meanwhile import Meanwhile
+from support.playbooks import playbook
 from support.secrets import PLACES, search
 from support.site import Site
 
@@ -172,21 +171,7 @@ def rotation(inventory, member, thief, redis_admin):
         Orders(Site.of(variables)) as orders,
         Meanwhile(ask, 0.5) as logged_in,
     ):
-        done = subprocess.run(
-            [
-                "ansible-playbook",
-                "playbooks/rotate_secrets.yml",
-                f"--inventory={inventory.path}",
-                "-vvv",
-                "--diff",
-            ],
-            cwd=ROOT,
-            env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_NOCOWS": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        done = playbook(inventory, "rotate_secrets", "-vvv", "--diff")
     assert done.returncode == 0, done.stdout[-5000:]
     lost = orders.lost()
     return {

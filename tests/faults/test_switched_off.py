@@ -1,12 +1,9 @@
 """Each part of the baseline, and the firewall, can be switched off later, and on again."""
 
-import json
-import os
-import subprocess
-
 import pytest
 
 from support.inventory import ROOT
+from support.playbooks import playbook
 
 testinfra_hosts = ["ansible://proxy"]
 JOURNAL = ("ssh.service", "systemd-journald.service", "nftables.service")
@@ -56,21 +53,7 @@ DEBIAN = {
 
 def switch(inventory, host, **variables: bool) -> str:
     """Apply these parts to the host and return the recap."""
-    done = subprocess.run(
-        [
-            "ansible-playbook",
-            PLAYBOOK,
-            f"--inventory={inventory.path}",
-            f"--limit={host.backend.host}",
-            f"--extra-vars={json.dumps(variables)}",
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_NOCOWS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    done = playbook(inventory, PLAYBOOK, f"--limit={host.backend.host}", **variables)
     assert done.returncode == 0, done.stdout[-5000:]
     return done.stdout.partition("PLAY RECAP")[2]
 

@@ -7,8 +7,8 @@ import uuid
 
 import pytest
 
-from support.deploys import playbook
 from support.hosts import until
+from support.playbooks import playbook
 
 testinfra_hosts = ["ansible://all"]
 JOURNAL = ("systemd-journal-upload", "systemd-journal-remote", "nginx")

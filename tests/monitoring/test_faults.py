@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from support.deploys import playbook
 from support.hosts import show, until
+from support.playbooks import playbook
 
 testinfra_hosts = ["ansible://web"]
 JOURNAL = ("*-worker-*", "*-beat@*", "*-metrics@*", "redis-server@*")

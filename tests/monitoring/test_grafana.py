@@ -11,9 +11,9 @@ import subprocess
 
 import pytest
 
-from support.deploys import playbook
 from support.hosts import show, until
 from support.inventory import ROOT
+from support.playbooks import playbook
 
 testinfra_hosts = ["ansible://monitoring"]
 JOURNAL = ("grafana-server.service",)

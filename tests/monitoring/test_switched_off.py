@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from support.deploys import playbook
 from support.hosts import until
+from support.playbooks import playbook
 
 testinfra_hosts = ["ansible://all"]
 JOURNAL = ("prometheus*.service", "nginx.service")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
-from subprocess import PIPE
-from typing import Any
 
-from support.inventory import ROOT, Inventory
+from support.inventory import Inventory
 from support.meanwhile import Meanwhile
+from support.playbooks import playbook
 from support.site import Site
 
 
@@ -31,28 +28,6 @@ def copy_of_app(source: Path, folder: Path) -> Path:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source / name, copy / name)
     return copy
-
-
-def playbook(
-    inventory: Inventory | Path, name: str, *options: str, output: Any = PIPE, **variables: Any
-) -> subprocess.CompletedProcess[str]:
-    """Run playbooks/<name>.yml with extra variables; `output` or stdout holds all it said."""
-    path = inventory.path if isinstance(inventory, Inventory) else inventory
-    return subprocess.run(
-        [
-            "ansible-playbook",
-            f"playbooks/{name}.yml",
-            f"--inventory={path}",
-            f"--extra-vars={json.dumps(variables)}",
-            *options,
-        ],
-        cwd=ROOT,
-        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_NOCOWS": "1"},
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def deploy(

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from support.deploys import Visitors, playbook
+from support.deploys import Visitors
 from support.inventory import Inventory
 from support.meanwhile import Meanwhile
+from support.playbooks import playbook
 from support.site import Site
 
 VISITORS = 4

@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import subprocess
 import threading
 from pathlib import Path
 from typing import Any
 
 from support.files.search_secrets import Needles
-from support.inventory import ROOT
+from support.playbooks import playbook
 
 FILES = Path(__file__).parent / "files"
 
@@ -34,14 +33,8 @@ PLACES = [
 
 def search(host: Any, inventory: str) -> dict[str, list]:
     """Return the findings by kind of place; no secret travels in an argument or is shown."""
-    command = [
-        "ansible-playbook",
-        FILES / "hand_secrets.yml",
-        f"--inventory={inventory}",
-        f"--limit={host.backend.host}",
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = playbook(Path(inventory), FILES / "hand_secrets.yml", f"--limit={host.backend.host}")
+    assert done.returncode == 0, done.stdout
     script = base64.b64encode((FILES / "search_secrets.py").read_bytes()).decode()
     return json.loads(host.check_output(f"echo {script} | base64 -d | python3 -"))
 
