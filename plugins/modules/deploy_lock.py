@@ -19,7 +19,7 @@ description:
   - C(taken) refuses while another run holds the lock, and says whose it is. A run that ended
     without giving it back (its controller was switched off, the connection was cut) loses it to the
     next run from the same machine by itself, and to one from another machine with C(break_it).
-  - C(given_back) writes the line of history.
+  - C(given_back) writes the line of history; C(noted) writes the same line on another host.
   - The action plugin of the same name says whose run this is.
 options:
   app:
@@ -29,7 +29,7 @@ options:
   state:
     description: What to do; C(seen) only tells.
     type: str
-    choices: [taken, given_back, seen]
+    choices: [taken, given_back, noted, seen]
     required: true
   what:
     description: The verb, such as C(deploy).
@@ -41,6 +41,10 @@ options:
     default: ""
   result:
     description: What became of it.
+    type: str
+    default: ""
+  line:
+    description: For C(noted); what another host has returned as C(noted).
     type: str
     default: ""
   break_it:
@@ -76,6 +80,7 @@ EXAMPLES = r"""
 RETURN = r"""
 holder: {description: Who holds the lock now, returned: always, type: dict}
 history: {description: The last lines of history, returned: always, type: list}
+noted: {description: The line of history that was written, or nothing, returned: always, type: str}
 """
 
 
@@ -122,14 +127,19 @@ class Lock:
         """Whoever held it."""
         self.path.unlink(missing_ok=True)
 
-    def note(self, holder: dict[str, Any], release: str, result: str) -> None:
+    def note(self, holder: dict[str, Any], release: str, result: str) -> str:
         """Write one line: when it began, who, what, how long it took, what came of it."""
-        self.log.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         seconds = f"{time.time() - holder['since']:.0f} s"
         words = [when(holder), f"{holder['what']:<8}", f"{release or '-':<12}", f"{seconds:>6}"]
         line = "  ".join([*words, f"{holder['who']}@{holder['machine']}", " ".join(result.split())])
+        return self.write(line[:500])
+
+    def write(self, line: str) -> str:
+        """Add a line to the history."""
+        self.log.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with self.log.open("a") as log:
-            log.write(line[:500] + "\n")
+            log.write(line + "\n")
+        return line
 
     def history(self, lines: int) -> list[str]:
         """The last lines, oldest first."""
@@ -157,20 +167,21 @@ def refusal(app: str, holder: dict[str, Any]) -> str:
     )
 
 
-def take(lock: Lock, given: dict[str, Any]) -> tuple[bool, str]:
-    """Take the lock; returns whether that changed anything and why it was refused."""
+def take(lock: Lock, given: dict[str, Any]) -> tuple[bool, str, str]:
+    """Take the lock; returns whether that changed anything, why it was refused, what was noted."""
     run = given["run"] | {"what": given["what"], "since": time.time()}
     holder = lock.holder()
     if same(holder, run):
-        return False, ""
+        return False, "", ""
+    noted = ""
     if holder and (given["ended"] or given["break_it"]):
-        lock.note(
+        noted = lock.note(
             holder, holder.get("release", ""), "ended without a word; the lock was taken over"
         )
         lock.take_from(holder)
     if not lock.take(run):
-        return False, refusal(given["app"], lock.holder() or holder)
-    return True, ""
+        return False, refusal(given["app"], lock.holder() or holder), noted
+    return True, "", noted
 
 
 def main() -> None:
@@ -181,11 +192,12 @@ def main() -> None:
             "state": {
                 "type": "str",
                 "required": True,
-                "choices": ["taken", "given_back", "seen"],
+                "choices": ["taken", "given_back", "noted", "seen"],
             },
             "what": {"type": "str", "default": ""},
             "release": {"type": "str", "default": ""},
             "result": {"type": "str", "default": ""},
+            "line": {"type": "str", "default": ""},
             "break_it": {"type": "bool", "default": False},
             "lines": {"type": "int", "default": 10},
             "run": {"type": "dict"},
@@ -196,16 +208,23 @@ def main() -> None:
     )
     given = module.params
     lock = Lock(given["app"], Path(given["root"]))
-    changed, refused = False, ""
+    changed, refused, noted = False, "", ""
     if given["state"] == "taken" and not module.check_mode:
-        changed, refused = take(lock, given)
+        changed, refused, noted = take(lock, given)
     if given["state"] == "given_back" and not module.check_mode:
         holder = lock.holder()
         if same(holder, given["run"]):
-            lock.note(holder, given["release"], given["result"])
+            noted = lock.note(holder, given["release"], given["result"])
             lock.give_back()
+    if given["state"] == "noted" and not module.check_mode:
+        noted = lock.write(given["line"])
     # The lock and its line are about the run, not about the host: a second run changes nothing.
-    result = {"changed": False, "holder": lock.holder(), "history": lock.history(given["lines"])}
+    result = {
+        "changed": False,
+        "holder": lock.holder(),
+        "history": lock.history(given["lines"]),
+        "noted": noted,
+    }
     if refused:
         module.fail_json(msg=refused, **result)
     module.exit_json(**result, took=changed)

@@ -68,6 +68,15 @@ def test_it_is_free_again_when_it_was_given_back_and_history_says_what_came_of_i
     assert lock(BOB, "taken", what="rollback")["took"]
 
 
+def test_another_host_gets_the_same_line(module, lock, tmp_path):
+    lock(ALICE, "taken", what="deploy")
+    noted = lock(ALICE, "given_back", release="1f2e3d4c5b6a", result="done")["noted"]
+    elsewhere = {"app": "shop", "run": BOB, "root": str(tmp_path / "elsewhere")}
+    said = module("deploy_lock", state="noted", line=noted, **elsewhere)
+    assert noted.endswith("alice@desk  done")
+    assert said["history"] == [noted]
+
+
 def test_nobody_gives_back_what_another_holds(lock):
     lock(ALICE, "taken", what="deploy")
     said = lock(BOB, "given_back", result="failed")
