@@ -64,11 +64,13 @@ def elsewhere(request, host, variables, inventory, tmp_path_factory):
     with served as (address, found):
         found["backup_redis"] = True
         host.check_output(f"{forget}; echo '{address} {NAME}' >>/etc/hosts")
-        applied(inventory, **found)
-        yield found
-        applied(inventory)
-        host.check_output("systemctl start celeriac-backup-run@full.service")
-    host.check_output(forget)
+        try:
+            applied(inventory, **found)
+            yield found
+        finally:
+            applied(inventory)
+            host.check_output("systemctl start celeriac-backup-run@full.service")
+            host.check_output(forget)
 
 
 def test_sftp_is_refused_where_pgbackrest_has_none(host, inventory, variables):
