@@ -33,7 +33,7 @@ def with_tools() -> None:
 def with_services() -> None:
     """A Python with celery, the project importable, a throw-away PostgreSQL and Redis."""
     if importlib.util.find_spec("celery") is None:
-        python = ROOT / ".venv-runtime" / "bin" / "python"  # bin/test makes it
+        python = ROOT / ".venv-runtime" / "bin" / "python"  # bin/test runtime makes it
         if not python.exists() or Path(sys.executable) == python:
             sys.exit(f"{sys.executable} has no celery: use a Python with requirements/runtime.txt")
         os.execv(python, [str(python), *sys.argv])
