@@ -85,6 +85,24 @@ def test_sftp_is_refused_where_pgbackrest_has_none(host, inventory, variables):
     )
 
 
+def test_a_run_does_not_wait_for_a_backup(host, inventory, variables):
+    if not variables["backup_enabled"]:
+        pytest.skip("backup_enabled is false")
+    unit = "celeriac-long-backup"
+    host.check_output(
+        f"systemd-run --quiet --collect --uid=postgres --unit={unit}"
+        " flock --no-fork /run/celeriac-backup/main-backup.lock sleep 120"
+    )
+    try:
+        taken = "runuser -u postgres -- flock --nonblock /run/celeriac-backup/main-backup.lock true"
+        until(5, lambda: host.run(taken).rc == 1, "the lock is not taken")
+        done = apply(inventory, "backup", "postgresql")
+        assert done.returncode == 0, done.stdout[-4000:]
+        assert host.service(unit).is_running
+    finally:
+        host.run(f"systemctl stop {unit}")
+
+
 def lose_the_host(host, variables) -> None:
     """A new host has a new server, and none of what was on the old one."""
     paths = variables["backup_files_paths"]

@@ -110,7 +110,7 @@ def s3_server(folder: Path, reached_from: str) -> Iterator[tuple[str, dict[str, 
                 "backup_files_environment": {
                     "AWS_ACCESS_KEY_ID": "shop",
                     "AWS_SECRET_ACCESS_KEY": "only for this test",
-                    "RESTIC_CACERT": f"{FILES_KEYS}/ca.pem",
+                    "SSL_CERT_FILE": f"{FILES_KEYS}/ca.pem",
                 },
                 "backup_files_key_files": ca,
             },
