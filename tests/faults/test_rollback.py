@@ -39,7 +39,7 @@ def app(variables, tmp_path_factory) -> Path:
     style.write_text(style.read_text() + "\n/* the next release */\n")
     with (copy / "orders/tasks.py").open("a") as tasks:
         tasks.write(
-            "\n\n@shared_task(name='orders.later', time_limit=120)\n"
+            "\n\n@shared_task(name='orders.later', time_limit=150)\n"
             "def later(seconds: int, note: str) -> None:\n"
             '    """Take so long, and note that it was done; it is only in the next release."""\n'
             "    import time\n\n    open(f'{note}-began', 'w').close()\n    time.sleep(seconds)\n"
@@ -121,7 +121,7 @@ def test_each_release_has_its_own_manifest(host, app_name, before, following):
     assert seen == names[0]
 
 
-LONG = 60  # seconds
+LONG = 90  # seconds
 
 
 def test_a_release_that_comes_again_finds_what_was_undone_meanwhile(
