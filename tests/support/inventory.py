@@ -33,10 +33,6 @@ class Variables(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._values)
 
-    def secrets(self) -> dict[str, str]:
-        """Return every secret of the inventory by its name."""
-        return {name: str(self[name]) for name in self if name.startswith("vault_")}
-
 
 def plain(value: Any) -> Any:
     """Return `value` without Ansible's own types."""
