@@ -116,7 +116,7 @@ def test_no_undoing_of_ssh_settings_is_pending(host):
     assert not host.service("celeriac-ssh-undo.timer").is_running
 
 
-def test_lynis_finds_a_careful_host(host, variables):
+def test_lynis_finds_a_careful_host(host, figure):
     if not host.exists("lynis"):
         pytest.skip("lynis is not installed here; name it in base_packages")
     report = host.check_output(
@@ -125,5 +125,6 @@ def test_lynis_finds_a_careful_host(host, variables):
     ).splitlines()
     index = next(int(line.split("=")[1]) for line in report if line.startswith("hardening_index="))
     suggestions = [line for line in report if line.startswith("suggestion[]=")]
+    figure(f"lynis on {host.backend.host}: {index} of 100, {len(suggestions)} suggestions")
     assert [line for line in report if line.startswith("warning[]=")] == []
     assert index >= LYNIS_INDEX, suggestions
