@@ -113,7 +113,10 @@ def test_a_key_of_another_certificate_changes_nothing(host, inventory, site, fol
     assert "syntax is ok" in host.run("nginx -t").stderr
 
 
-def test_the_own_ca_takes_over_again(site, serve):
+def test_the_own_ca_takes_over_again(site, buy, serve):
+    serve(**buy("first"))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        site.request("/")
     serve()
     assert site.request("/").status == 200
     assert "changed=0" in serve()
