@@ -1,4 +1,4 @@
-"""What Redis has confirmed is there after a restart, with the role's users, transactions too."""
+"""The role's users: what Redis has confirmed for them is not lost, and keys are the app's alone."""
 
 import shutil
 import signal
@@ -6,29 +6,37 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import jinja2
 import pytest
-from ansible.plugins.filter.core import FilterModule
+import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 from support.inventory import ROOT
 
 PASSWORD = "only-for-this-test"
-USERS = [{"name": "admin", "passwords": [PASSWORD], "rules": "allkeys allchannels +@all"}]
+ROLE = ROOT / "roles/redis"
+# Who has to do with queues, and may not reach those of another app in the same Redis.
+CLIENTS = ("producer", "beat", "manager", "worker", "flower", "exporter")
+PREFIX = "ours:"
 
 
 def users_file() -> str:
-    """Return the users as the role writes them."""
-    environment = jinja2.Environment(
-        autoescape=False,  # noqa: S701 - it is no page
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= FilterModule().filters()
-    template = (ROOT / "roles/redis/templates/users.acl.j2").read_text()
-    given = {"item": {"users": USERS}, "__redis_rules": {}}
-    return environment.from_string(template).render(given)
+    """Return the users as the role writes them, for an app whose keys have a prefix."""
+    variables = yaml.safe_load((ROLE / "vars/main.yml").read_text())
+    variables = {name: trusted(value) for name, value in variables.items()}
+    users = [{"name": name, "passwords": [PASSWORD]} for name in ("admin", *CLIENTS)]
+    variables |= {"item": {"users": users}, "redis_key_prefix": PREFIX, "__redis_version": "7.0"}
+    template = trust_as_template((ROLE / "templates/users.acl.j2").read_text())
+    return Templar(loader=DataLoader(), variables=variables).template(template)
+
+
+def trusted(value: Any) -> Any:
+    """Mark the role's own text as what Ansible may evaluate."""
+    if isinstance(value, dict):
+        return {name: trusted(item) for name, item in value.items()}
+    return trust_as_template(value) if isinstance(value, str) else value
 
 
 class Server:
@@ -84,3 +92,11 @@ def test_a_transaction_is_there_after_a_kill(server):
 def test_nobody_can_be_the_user_with_whose_rights_it_reads_its_file(server, login):
     said = server.ask("GET a", login=login)
     assert "NOAUTH" in said
+
+
+@pytest.mark.parametrize("user", CLIENTS)
+def test_with_a_prefix_a_user_reaches_no_queue_of_another_app(server, user):
+    queues = (f"{PREFIX}orders", "theirs:orders", "orders")
+    said = server.ask(*(f"ACL DRYRUN {user} LLEN {queue}" for queue in queues)).splitlines()
+    assert said[0] == "OK"
+    assert ["no permissions" in answer for answer in said[1:]] == [True, True]
