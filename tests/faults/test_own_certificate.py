@@ -5,31 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from support.authority import AUTHORITY, SERVER, sign
 from support.load import visited
-from support.places import run
 from support.playbooks import playbook
 from support.site import shown
 
 testinfra_hosts = ["ansible://proxy"]
 JOURNAL = ("nginx.service",)
-AUTHORITY = ("basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign")
-
-
-def sign(folder: Path, name: str, by: str, *extensions: str) -> None:
-    """Make name.key, and name.crt that `by` vouches for; a root vouches for itself."""
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-    ]
-    command += ["-nodes", "-days", "30", "-subj", f"/CN={name}"]
-    command += ["-keyout", f"{name}.key", "-out", f"{name}.crt"]
-    command += [] if by == name else ["-CA", f"{by}.crt", "-CAkey", f"{by}.key"]
-    run(*command, *(word for each in extensions for word in ("-addext", each)), cwd=folder)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +29,7 @@ def buy(folder, variables):
 
     def buy(name: str) -> dict[str, str]:
         names = ",".join(f"DNS:{each}" for each in variables["certificates_names"])
-        server = ("basicConstraints=critical,CA:FALSE", "extendedKeyUsage=serverAuth")
-        sign(folder, name, "middle", *server, f"subjectAltName={names}")
+        sign(folder, name, "middle", *SERVER, f"subjectAltName={names}")
         chain = [(folder / f"{each}.crt").read_text() for each in (name, "middle")]
         (folder / f"{name}.pem").write_text("".join(chain))
         return {

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from support.authority import AUTHORITY, SERVER, sign
+from support.commands import run
 from support.inventory import ROOT
 from support.site import python_of
 
@@ -22,28 +24,10 @@ FILES_KEYS = "/etc/celeriac/backup-files"
 CONTAINER = "celeriac-backups"
 
 
-def run(*command: str | Path, **options: Any) -> str:
-    """Run a command and return what it said; what it said of an error goes with the failure."""
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
 def answers(address: str, port: int) -> bool:
     """Tell whether something listens there."""
     with socket.socket() as probe:
         return probe.connect_ex((address, port)) == 0
-
-
-def certify(folder: Path) -> None:
-    """Make a CA and a certificate of it for NAME: ca.crt, server.crt and server.key."""
-    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    new += ["-nodes", "-days", "2"]
-    run(*new, "-subj", "/CN=CA of the tests", "-keyout", "ca.key", "-out", "ca.crt", cwd=folder)
-    signed = ["-CA", "ca.crt", "-CAkey", "ca.key", "-addext", f"subjectAltName=DNS:{NAME}"]
-    signed += ["-addext", "basicConstraints=critical,CA:FALSE"]
-    key = ["-subj", f"/CN={NAME}", "-keyout", "server.key", "-out", "server.crt"]
-    run(*new, *signed, *key, cwd=folder)
 
 
 @contextmanager
@@ -55,7 +39,8 @@ def s3_server(folder: Path, reached_from: str) -> Iterator[tuple[str, dict[str, 
     with socket.socket() as probe:
         probe.bind((address, 0))
         port = probe.getsockname()[1]
-    certify(folder)
+    sign(folder, "ca", "ca", *AUTHORITY)
+    sign(folder, "server", "ca", *SERVER, f"subjectAltName=DNS:{NAME}")
     with (folder / "server.log").open("w") as log:
         server = subprocess.Popen(
             [
