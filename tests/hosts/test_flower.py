@@ -117,8 +117,11 @@ def test_it_sees_every_pool_as_online(inside, pool, release):
 
 
 @pytest.mark.spec("D5.1.2")
-def test_it_keeps_what_it_knows(host, app_name):
+def test_it_keeps_what_it_knows(host, app_name, variables):
+    """But not of all times: it has that in memory."""
     folder = host.file(f"/var/lib/{app_name}-flower")
     assert folder.mode == 0o700
     assert folder.user == f"{app_name}-flower"
-    assert "FLOWER_PERSISTENT" in host.file(f"/etc/{app_name}/flower.env").content_string
+    settings = host.file(f"/etc/{app_name}/flower.env").content_string
+    assert 'FLOWER_PERSISTENT="True"' in settings
+    assert f'FLOWER_MAX_TASKS="{variables["flower_max_tasks"]}"' in settings
