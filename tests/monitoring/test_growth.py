@@ -1,5 +1,7 @@
 """A pool with a lower bound grows when there is much to do, and shrinks when there is not."""
 
+from contextlib import contextmanager
+
 import pytest
 
 from support.hosts import show, until
@@ -53,21 +55,42 @@ def hosts_wanted(prometheus, size):
     return value
 
 
+@pytest.fixture
+def held(host, app_name):
+    """Return a context in which such tasks wait for a table, each in its slot."""
+
+    @contextmanager
+    def hold():
+        host.check_output(
+            "systemd-run --quiet --collect --unit=held --uid=postgres"
+            " psql --quiet --dbname %s --command %s",
+            app_name,
+            "begin; lock table django_celery_results_taskresult; select pg_sleep(120)",
+        )
+        try:
+            yield
+        finally:
+            host.check_output("systemctl stop held")
+
+    return hold
+
+
 @pytest.mark.spec("G11.3")
 def test_it_grows_with_the_load_and_shrinks_after_it(
-    size, release, prometheus, done, hosts_wanted, figure
+    size, release, prometheus, done, hosts_wanted, held, figure
 ):
     before = done()
     least, most = size.pool["min_concurrency"], size.pool["concurrency"]
     until(SHRINKS_WITHIN, lambda: size() == least, "it does not begin small")
     queue = size.pool["queues"][0]
-    release.django(
-        "from celery import current_app as app\n"
-        f"[app.send_task('celery.backend_cleanup', queue={queue!r}) for _ in range({TASKS})]\n"
-        "print(json.dumps(1))"
-    )
-    until(30, lambda: size() == most, "it does not grow")
-    until(60, lambda: hosts_wanted() > 1, "nobody says that more hosts would help")
+    with held():
+        release.django(
+            "from celery import current_app as app\n"
+            f"[app.send_task('celery.backend_cleanup', queue={queue!r}) for _ in range({TASKS})]\n"
+            "print(json.dumps(1))"
+        )
+        until(30, lambda: size() == most, "it does not grow")
+        until(60, lambda: hosts_wanted() > 1, "nobody says that more hosts would help")
     waits = f'celeriac:queue_messages{{queue="{queue}"}}'
     until(120, lambda: prometheus.value(waits) == 0, "its queue does not get empty")
     until(SHRINKS_WITHIN, lambda: size() == least, "it does not shrink")
