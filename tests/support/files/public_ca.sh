@@ -12,10 +12,11 @@ start() {
   apt-get install -qqy --no-install-recommends pebble wrk >/dev/null
   mkdir -p $folder && cd $folder
   ec=(-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes)
-  openssl req -x509 "${ec[@]}" -days 30 -subj '/CN=CA of the ACME server' -keyout ca.key -out ca.crt
+  openssl req -x509 "${ec[@]}" -days 30 -subj '/CN=CA of the ACME server' \
+    -addext keyUsage=critical,keyCertSign,cRLSign -keyout ca.key -out ca.crt
   openssl req "${ec[@]}" -subj /CN=localhost -keyout server.key -out server.csr
   openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 30 -out server.crt \
-    -extfile <(echo subjectAltName=DNS:localhost,IP:127.0.0.1)
+    -extfile <(printf '%s\n' subjectAltName=DNS:localhost,IP:127.0.0.1 authorityKeyIdentifier=keyid)
   cat >pebble.json <<JSON
 {"pebble": {"listenAddress": "127.0.0.1:14000", "managementListenAddress": "127.0.0.1:15000",
   "certificate": "$folder/server.crt", "privateKey": "$folder/server.key", "httpPort": 80, "tlsPort": 443,
@@ -27,7 +28,18 @@ JSON
   update-ca-certificates >/dev/null
   systemd-run --quiet --collect --unit=public-ca --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0 \
     pebble -config $folder/pebble.json
-  until python3 -c 'import urllib.request as r; r.urlopen("https://localhost:14000/dir")' 2>/dev/null; do sleep 0.2; done
+  python3 - <<'PYTHON'
+import time, urllib.error, urllib.request
+end = time.monotonic() + 30
+while True:
+    try:
+        urllib.request.urlopen("https://localhost:14000/dir")
+        break
+    except urllib.error.URLError:
+        if time.monotonic() > end:
+            raise
+        time.sleep(0.2)
+PYTHON
   python3 -c 'import urllib.request as r; print(r.urlopen("https://localhost:15000/roots/0").read().decode())'
 }
 
