@@ -36,6 +36,7 @@ def servers(variables):
         if variables["monitoring_wanted"] and "monitoring" in groups
         else [],
         "exporters": [f"prometheus-{name}-exporter" for name in variables["exporters_here"]],
+        "certificates": ["celeriac-certificates"] if variables["exporters_doors"] else [],
         "backups": ["celeriac-backup-run@full", "celeriac-backup-drill", "celeriac-backup-archive"]
         if "postgresql" in groups and backup
         else [],

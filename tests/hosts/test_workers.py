@@ -71,8 +71,13 @@ def test_it_has_the_pool_implementation_of_the_inventory(worker, local_pool):
 def test_it_has_the_concurrency_of_the_inventory(worker, local_pool):
     pool = worker["stats"]["pool"]
     # prefork lists its children; the others only count.
-    found = len(pool.get("processes", [])) or pool.get("max-concurrency") or pool["limit"]
-    assert int(found) == local_pool["concurrency"]
+    found = int(len(pool.get("processes", [])) or pool.get("max-concurrency") or pool["limit"])
+    most = local_pool["concurrency"]
+    least = local_pool.get("min_concurrency", most)
+    assert least <= found <= most
+    # Nothing but where the pool grows and shrinks.
+    scaler = worker["stats"].get("autoscaler", {"min": most, "max": most})
+    assert (scaler["min"], scaler["max"]) == (least, most)
 
 
 @pytest.mark.spec("D6.1.3")
