@@ -119,12 +119,18 @@ class Family:
         return {name: path.read_text() for name, path in found.items() if path.is_file()}
 
 
+def listed(patterns: list[str], *options: str) -> dict[str, str]:
+    """Return the state of each service with such a name; without a pattern there is none."""
+    if not patterns:  # systemctl would list all that the host has
+        return {}
+    shown = systemctl("list-units", "--plain", "--no-legend", "--type=service", *options, *patterns)
+    rows = (line.split() for line in shown.stdout.splitlines() if line.strip())
+    return {row[0]: row[2] for row in rows}
+
+
 def loaded_instances(families: list[Family]) -> dict[str, str]:
     """Return the state of each loaded instance, by unit name."""
-    patterns = [family.instances for family in families]
-    listed = systemctl("list-units", "--all", "--plain", "--no-legend", "--type=service", *patterns)
-    rows = (line.split() for line in listed.stdout.splitlines() if line.strip())
-    return {row[0]: row[2] for row in rows}
+    return listed([family.instances for family in families], "--all")
 
 
 def running_beside(unit: str, loaded: dict[str, str]) -> list[str]:
@@ -176,8 +182,7 @@ def forget_later(families: list[Family]) -> None:
     patterns = [
         family.instances.replace("@?*", LATER.removesuffix(".service")) for family in families
     ]
-    listed = systemctl("list-units", "--plain", "--no-legend", *patterns).stdout
-    if later := [line.split()[0] for line in listed.splitlines() if line.strip()]:
+    if later := listed(patterns):
         systemctl("stop", *later, check=True)
         states = loaded_instances(families)
         # They are to stop only, and no longer to start again.

@@ -28,7 +28,7 @@ with open(os.environ["CALLS"], "a") as calls:
         calls.write(" ".join([command, *words]) + "\\n")
 if command == "list-units":
     for path in sorted(states.iterdir()):
-        if any(fnmatch.fnmatch(path.name, pattern) for pattern in words):
+        if not words or any(fnmatch.fnmatch(path.name, pattern) for pattern in words):
             print(path.name, "loaded", path.read_text(), "x", "description")
 elif command == "show":
     path = states / words[0]
@@ -87,11 +87,11 @@ class Host:
         path = self.folder / "calls"
         return path.read_text().splitlines() if path.exists() else []
 
-    def switch(self, release: str, *families: str, **options) -> dict:
-        """Run the module."""
+    def switch(self, release: str, families: list[str] | None = None, **options) -> dict:
+        """Run the module, for all families unless it is said for which."""
         arguments = {
             "app": "shop",
-            "families": families or ["web", "worker", "beat", "metrics"],
+            "families": ["web", "worker", "beat", "metrics"] if families is None else families,
             "release": release,
             "home": str(self.folder / release),
             "wait": 1,
@@ -139,9 +139,17 @@ def test_the_units_are_those_of_the_release(host):
 
 
 def test_only_the_families_that_are_named_switch(host):
-    said = host.switch("new", "web")
+    said = host.switch("new", ["web"])
     assert (said["started"], said["stopped"]) == ([NEW], [OLD])
     assert (host.units / "shop-worker-cpu@.service").read_text() == "cpu of old"
+
+
+def test_without_a_family_nothing_of_the_host_is_touched(host):
+    host.runs("postgresql@17-main.service", "shop-worker-cpu-handover.service")
+    did = host.switch("new", [])
+    assert (did["changed"], did["started"], did["stopped"], did["draining"]) == (False, [], [], [])
+    assert host.calls == []
+    assert host.state("postgresql@17-main.service") == "active"
 
 
 def test_a_worker_that_drains_is_not_waited_for_but_named(host):
@@ -229,7 +237,7 @@ def test_a_pool_that_has_left_is_waited_for_and_its_unit_goes(host):
     host.release("nothing")
     drained = threading.Timer(0.5, host.states.joinpath(OLD_CPU).unlink)
     drained.start()
-    said = host.switch("nothing", "worker-cpu", patient=[], wait=20)
+    said = host.switch("nothing", ["worker-cpu"], patient=[], wait=20)
     drained.join()
     assert said["removed"] == ["shop-worker-cpu@.service"]
     assert (said["stopped"], said["draining"]) == ([], [])
