@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 
+import psycopg
 import pytest
 from conftest import wait_for
 
@@ -93,6 +94,59 @@ def test_a_broken_app_is_never_ready_and_exits_non_zero(web, app):
     assert service.wait(15) != 0
     assert service.manager.all("READY") == []
     assert ("broken on purpose" if broken else "nothing") in service.log()
+
+
+@pytest.mark.parametrize(
+    ("worker_class", "preload", "times"),
+    [("gthread", "1", 1), ("gthread", "0", 3), ("gevent", "1", 3)],
+)
+def test_the_app_is_loaded_once_unless_it_must_not_be(web, worker_class, preload, times):
+    options = ["--workers", "3", "--worker-class", worker_class]
+    service = web(*options, CELERIAC_PRELOAD=preload).ready()
+    wait_for(lambda: service.log().count("loaded by") == times, 20)
+    assert (f"loaded by {service.pid}\n" in service.log()) is (times == 1)
+
+
+def test_no_connection_that_an_import_has_opened_is_there_to_be_shared(web, database):
+    service = web(DATABASE_URL=database, PROJECT_ASKS_AT_IMPORT="1").ready()
+    assert f"loaded by {service.pid}\n" in service.log()
+    with psycopg.connect(database) as server:
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+        (found,) = server.execute(f"{sessions} AND pid <> pg_backend_pid()").fetchone()
+    assert found == 0
+
+
+@pytest.mark.parametrize("preload", ["1", "0"])
+@pytest.mark.parametrize("worker_class", ["gthread", "gevent", "uvicorn_worker.UvicornWorker"])
+def test_a_page_that_answers_lets_it_serve(web, worker_class, preload):
+    app = "config.asgi:application" if "uvicorn" in worker_class else "config.wsgi:application"
+    url = "https://example.org/health/"
+    options = {"CELERIAC_PRELOAD": preload, "CELERIAC_PROBE_URL": url}
+    web("--worker-class", worker_class, app=app, **options).ready()
+    assert get(web.path) == (200, "https example.org")
+
+
+@pytest.mark.parametrize("preload", ["1", "0"])
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/broken/", "answered 500: the traceback above"),
+        ("/nowhere/", "answered 404: no URL pattern answers '/nowhere/'"),
+        ("/slow/", "GET https://example.org/slow/ was not answered, or took too long"),
+    ],
+)
+def test_a_page_that_does_not_answer_ends_it_before_it_accepts(web, path, said, preload):
+    options = {"CELERIAC_PRELOAD": preload, "CELERIAC_PROBE_URL": f"https://example.org{path}"}
+    service = web("--workers", "2", "--timeout", "3", **options)
+    with socket.socket(socket.AF_UNIX) as visitor:
+        visitor.settimeout(0.5)
+        visitor.connect(web.path)
+        visitor.sendall(b"GET /health/ HTTP/1.0\r\nHost: example.org\r\n\r\n")
+        assert service.wait(20) == 1
+        with pytest.raises(TimeoutError):
+            visitor.recv(1)
+    assert service.manager.all("READY") == []
+    assert said in service.log().splitlines()[-1]
 
 
 def test_two_instances_share_the_socket_and_no_request_is_lost(web):

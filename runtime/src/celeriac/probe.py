@@ -9,6 +9,7 @@ traceback if there was one. Opens no port and needs no broker of its own.
 """
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -38,8 +39,11 @@ def advice(status: int, path: str, host: str) -> str:
     return "the path must answer 2xx or 3xx"
 
 
-def probe(app: str, path: str, host: str) -> str | None:
-    """Request `path`; returns None if it answered well, else what is wrong."""
+def probe(app: str, path: str, host: str, limit: int = 0) -> str | None:
+    """Request `path`; returns None if it answered well, else what is wrong.
+
+    The process dies of SIGALRM if the answer takes longer than `limit` seconds; 0 waits for ever.
+    """
     try:
         load(app)
     except Exception as error:
@@ -48,6 +52,7 @@ def probe(app: str, path: str, host: str) -> str | None:
 
     from django.test import Client
 
+    signal.alarm(limit)
     client = Client(
         raise_request_exception=False, headers={"host": host, "x-forwarded-proto": "https"}
     )

@@ -1,4 +1,5 @@
 import logging
+import time
 
 from django.http import HttpResponse, HttpResponseRedirect
 from django.urls import path
@@ -24,6 +25,11 @@ def moved(request):
     return HttpResponseRedirect("/health/")
 
 
+def slow(request):
+    time.sleep(30)
+    return HttpResponse()
+
+
 def call(request):
     from jobs import durable, tasks
 
@@ -40,4 +46,5 @@ urlpatterns = [
     path("hidden/", hidden),
     path("loop/", loop),
     path("moved/", moved),
+    path("slow/", slow),
 ]
