@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
+from ansible.module_utils.common.yaml import yaml_load
 
 APP_NAME = re.compile(r"[a-z][a-z0-9_]{0,22}")
 HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
@@ -22,18 +22,20 @@ SINGLE = ("postgresql", "redis", "flower", "monitoring", "logs")
 NEEDED = ("postgresql", "redis", "web", "beat", "flower", "proxy")
 
 
-def role_contracts(root: str) -> list[dict[str, Any]]:
-    """Return name and options of each role under `root`, as its argument_specs.yml states them."""
+def role_contracts(root: str, roles: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Return name and options of these roles under `root`, or of all, from argument_specs.yml."""
     contracts = []
     for path in sorted(Path(root).glob("roles/*/meta/argument_specs.yml")):
-        entry = yaml.safe_load(path.read_text())["argument_specs"]["main"]
+        if roles and path.parts[-3] not in roles:
+            continue
+        entry = yaml_load(path.read_text())["argument_specs"]["main"]
         contracts.append({"name": path.parts[-3], "options": entry["options"]})
     return contracts
 
 
 def role_defaults(root: str, role: str) -> dict[str, Any]:
     """Return the defaults of a role under `root`, for plays that do not run it."""
-    return yaml.safe_load((Path(root) / f"roles/{role}/defaults/main.yml").read_text()) or {}
+    return yaml_load((Path(root) / f"roles/{role}/defaults/main.yml").read_text()) or {}
 
 
 def known_variables(root: str) -> set[str]:
@@ -42,9 +44,9 @@ def known_variables(root: str) -> set[str]:
     for contract in role_contracts(root):
         known.update(contract["options"])
     for defaults in Path(root).glob("roles/*/defaults/main.yml"):
-        known.update(yaml.safe_load(defaults.read_text()) or {})
+        known.update(yaml_load(defaults.read_text()) or {})
     for topic in Path(root).glob("group_vars/all/*.yml"):
-        known.update(yaml.safe_load(topic.read_text()) or {})
+        known.update(yaml_load(topic.read_text()) or {})
     return known
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 TOGETHER = "together"
 CONSUMERS = "consumers first"
 PRODUCERS = "producers first"
+FACTS = "facts: "
 ACCEPT = "To go on all the same: -e go_ahead=true"
 
 
@@ -111,6 +113,27 @@ def manage_steps(
     ]
 
 
+def facts_said(said: str) -> dict[str, Any]:
+    """Return the tasks and migrations that `celeriac.check --facts` has named, or nothing."""
+    lines = [line for line in said.splitlines() if line.startswith(FACTS)]
+    return json.loads(lines[-1].removeprefix(FACTS)) if lines else {}
+
+
+def beside_facts(said: str) -> str:
+    """Return the rest of what it has said, for people."""
+    return "\n".join(line for line in said.splitlines() if not line.startswith(FACTS))
+
+
+def environment_text(variables: Mapping[str, Any]) -> str:
+    """Return an EnvironmentFile= of systemd with these variables."""
+    quoted = {
+        name: str(value).replace("\\", "\\\\").replace('"', '\\"')
+        for name, value in variables.items()
+    }
+    lines = [f'{name}="{quoted[name]}"\n' for name in sorted(quoted)]
+    return "".join(["# Ansible managed\n", *lines])
+
+
 def venv_name(requirements: str, packages: Sequence[str], *more: str) -> str:
     """Return the name of the venv that these requirements make, or "" where it has no equal.
 
@@ -145,6 +168,9 @@ class FilterModule:
             "switch_problems": switch_problems,
             "tasks_left": tasks_left,
             "manage_steps": manage_steps,
+            "facts_said": facts_said,
+            "beside_facts": beside_facts,
+            "environment_text": environment_text,
             "venv_name": venv_name,
             "folder_digest": folder_digest,
         }

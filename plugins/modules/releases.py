@@ -44,6 +44,10 @@ options:
   facts:
     description: What the release says about itself (see celeriac.skew), to be kept with it.
     type: dict
+  about:
+    description: A release whose facts are wanted, beside those of the current and the previous one.
+    type: str
+    default: ""
   keep:
     description: How many releases stay, the current one included.
     type: int
@@ -63,11 +67,15 @@ EXAMPLES = r"""
 RETURN = r"""
 current: {description: The current release or an empty text., type: str, returned: always}
 previous: {description: The one deployed before it or an empty text., type: str, returned: always}
-facts: {description: What the current release says about itself., type: dict, returned: always}
+facts:
+  description: What the current release, the one before it and C(about) say of themselves, by name.
+  type: dict
+  returned: always
 releases: {description: Names of those that were current once., type: list, returned: always}
 built: {description: Names of those that are built., type: list, returned: always}
 released: {description: Names of those whose release commands ran., type: list, returned: always}
 after_due: {description: Whether commands after the switch are due., type: bool, returned: always}
+prepared: {description: What the host was prepared for, or nothing., type: str, returned: always}
 removed: {description: Names of those that were removed., type: list, returned: always}
 """
 
@@ -79,6 +87,7 @@ class Releases:
         self.app = app
         self.home = root / "opt" / app
         self.environments = root / "etc" / app / "env"
+        self.preparation = root / "etc" / app / "prepared"
 
     @property
     def current(self) -> str:
@@ -118,10 +127,10 @@ class Releases:
             if (path / ".deployed").exists() or path.name == self.current
         ]
 
-    def facts(self) -> dict[str, Any]:
-        """What the current release says about itself."""
-        path = self.folder(self.current or "none") / "facts.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+    def facts(self, *releases: str) -> dict[str, dict[str, Any]]:
+        """What these releases say about themselves, as far as they have said it."""
+        paths = {name: self.folder(name) / "facts.json" for name in releases if name}
+        return {name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()}
 
     @property
     def after(self) -> Path:
@@ -133,6 +142,10 @@ class Releases:
         names = self.deployed()
         older = names[names.index(self.current) + 1 :] if self.current in names else []
         return older[0] if older else ""
+
+    def prepared(self) -> str:
+        """What the host was prepared for, as the playbook that did it has noted it."""
+        return self.preparation.read_text() if self.preparation.exists() else ""
 
     def make_current(self, release: str, newest: bool, facts: dict[str, Any] | None) -> bool:
         """Point at the release; returns whether that changed anything."""
@@ -201,6 +214,7 @@ def main() -> None:
             "after": {"type": "bool", "default": False},
             "after_done": {"type": "bool", "default": False},
             "facts": {"type": "dict"},
+            "about": {"type": "str", "default": ""},
             "keep": {"type": "int"},
             "root": {"type": "path", "default": "/"},
         },
@@ -225,11 +239,12 @@ def main() -> None:
         changed=changed or bool(removed),
         current=found.current,
         previous=found.previous(),
-        facts=found.facts(),
+        facts=found.facts(found.current, found.previous(), given["about"]),
         releases=found.deployed(),
         built=found.built(),
         released=[name for name in found.built() if (found.folder(name) / ".released").exists()],
         after_due=found.after.exists(),
+        prepared=found.prepared(),
         removed=removed,
     )
 

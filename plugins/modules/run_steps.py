@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,10 @@ options:
       stdin: {description: What it reads., type: str}
       chdir: {description: Where it runs., type: path}
       creates: {description: It is skipped where this is there., type: path}
+  files:
+    description: Texts that only root may read and that are there while the commands run, by path.
+    type: dict
+    default: {}
   done:
     description: A file that is made when all have succeeded.
     type: path
@@ -73,6 +79,37 @@ def run(step: dict[str, Any]) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+@contextmanager
+def there(files: dict[str, str]) -> Iterator[None]:
+    """Write each text to its path, and remove it in the end, whatever has happened."""
+    paths = [Path(path) for path in files]
+    try:
+        for path in paths:
+            path.unlink(missing_ok=True)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(files[str(path)])
+        yield
+    finally:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+
+def run_all(module: AnsibleModule) -> list[dict[str, Any]]:
+    """Run the steps that are due; the first that fails ends the module."""
+    ran: list[dict[str, Any]] = []
+    for step in module.params["steps"]:
+        if step["creates"] and Path(step["creates"]).exists():
+            continue
+        began = time.monotonic()
+        status, out, error = run(step)
+        seconds = round(time.monotonic() - began, 2)
+        ran.append({"name": step["name"], "stdout": out, "seconds": seconds})
+        if status:
+            said = "\n".join(part.strip()[-SHOWN:] for part in (error, out) if part.strip())
+            module.fail_json(msg=f"{step['name']} failed with status {status}.\n{said}", steps=ran)
+    return ran
+
+
 def main() -> None:
     """Run the module."""
     step = {
@@ -87,23 +124,16 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "steps": {"type": "list", "elements": "dict", "required": True, "options": step},
+            "files": {"type": "dict", "default": {}, "no_log": True},
             "done": {"type": "path"},
             "changes": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )
     ran: list[dict[str, Any]] = []
-    steps = [] if module.check_mode else module.params["steps"]
-    for step in steps:
-        if step["creates"] and Path(step["creates"]).exists():
-            continue
-        began = time.monotonic()
-        status, out, error = run(step)
-        seconds = round(time.monotonic() - began, 2)
-        ran.append({"name": step["name"], "stdout": out, "seconds": seconds})
-        if status:
-            said = "\n".join(part.strip()[-SHOWN:] for part in (error, out) if part.strip())
-            module.fail_json(msg=f"{step['name']} failed with status {status}.\n{said}", steps=ran)
+    if not module.check_mode:
+        with there(module.params["files"]):
+            ran = run_all(module)
     if module.params["done"] and not module.check_mode:
         Path(module.params["done"]).touch(mode=0o644)
     module.exit_json(changed=module.params["changes"] and bool(ran), steps=ran)

@@ -16,7 +16,7 @@ short_description: Hand families of systemd unit instances over to those of a re
 description:
   - The release's folder of units says which instances this host runs; they are put in place,
     started all at once and enabled. Only when each has said READY are the instances of other
-    releases disabled and told to stop. Units that the release does not have go.
+    releases told to stop and disabled. Units that the release does not have go.
   - Where one does not start, those that this run has started are stopped again, the unit files are
     put back, the others go on as before, and the failure carries the journal.
   - An instance that shall run and still finishes its work from before, on the way back for one,
@@ -297,11 +297,12 @@ def hand_over(module: AnsibleModule) -> dict:
     except Failed:
         put(installed, {name: before.get(name) for name in written})
         raise
-    for action, units in (("enable", to_enable), ("disable", to_disable)):
-        if units:
-            systemctl(action, *units, check=True)
     if to_stop:
         systemctl("stop", "--no-block", *to_stop, check=True)
+    # It is about the next boot; systemd need not read all units again for it.
+    for action, units in (("enable", to_enable), ("disable", to_disable)):
+        if units:
+            systemctl(action, "--no-reload", *units, check=True)
     for unit, successors in waiting.items():
         hand_over_later(unit, successors)
     wait_for([unit for unit in leaving if not unit.startswith(patient)], given["wait"])

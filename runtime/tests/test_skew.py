@@ -119,3 +119,21 @@ def test_without_the_broker_the_rest_is_told(ask):
     found = ask(CELERY_BROKER_URL="redis://127.0.0.1:1/0")
     assert "jobs.tasks.work" in found["tasks"]
     assert "the queues" in found["unseen"][0]
+
+
+def test_the_check_says_the_same_of_the_release_itself(ask, database):
+    """So that a deploy need not ask a release that knows what the running one knows."""
+    topology = {"workers": [], "postgresql_max_connections": 100, "web_connections": 1}
+    done = subprocess.run(
+        [sys.executable, "-m", "celeriac.check", "--app", "config", "--facts"],
+        input=json.dumps(topology),
+        cwd=PROJECT,
+        env=environment(DATABASE_URL="postgres://nobody@127.0.0.1:1/nothing"),
+        capture_output=True,
+        text=True,
+    )
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("facts: ")]
+    said, asked = json.loads(line.removeprefix("facts: ")), ask()
+    assert len(said["tasks"]) > 10
+    assert len(said["migrations"]) > 10
+    assert said == {name: asked[name] for name in ("tasks", "migrations")}

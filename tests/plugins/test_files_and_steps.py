@@ -91,3 +91,16 @@ def test_other_users_may_read_what_steps_make_whatever_the_umask_is(module, tmp_
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "made").stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_files_are_there_meanwhile_for_root_alone_and_gone_then(module, tmp_path, status):
+    secret = tmp_path / "secret"
+    secret.write_text("what an earlier run has left")
+    secret.chmod(0o644)
+    script = f"stat -c %a {secret}; grep -c word {secret}; exit {status}"
+    did = module("run_steps", steps=[step("looks", script)], files={str(secret): "a word\n"})
+    said = did["msg"] if status else did["steps"][0]["stdout"]
+    assert said.strip().endswith("600\n1")
+    assert not secret.exists()
+    assert "a word" not in str(did)

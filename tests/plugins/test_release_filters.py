@@ -1,6 +1,7 @@
 """What stands between two releases is named, and decides what switches first."""
 
 import importlib.util
+import subprocess
 
 import pytest
 
@@ -143,3 +144,21 @@ def test_what_only_the_older_workers_know_is_waited_for():
     left = {"queued": {"orders.pack": 3}, "owed": {"orders.send": 1}}
     assert filters.tasks_left(left) == "orders.pack (3), orders.send (1)"
     assert filters.tasks_left({"queued": {}, "owed": {}}) == ""
+
+
+def test_an_environment_file_is_read_as_it_was_meant(tmp_path):
+    """By a shell, which reads what stands in double quotes as systemd does."""
+    said = {"B": 'a "b" \\n c', "A": True, "C": ""}
+    path = tmp_path / "environment"
+    path.write_text(filters.environment_text(said))
+    script = f'set -a; . {path}; printf "%s|" "$A" "$B" "$C"'
+    read = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert read == 'True|a "b" \\n c||'
+    assert path.read_text().splitlines()[1] == 'A="True"'
+
+
+def test_what_the_check_knows_is_told_from_what_it_warns_of():
+    said = 'warning: one\nfacts: {"tasks": ["a"], "migrations": []}\nwarning: two\n'
+    assert filters.facts_said(said) == {"tasks": ["a"], "migrations": []}
+    assert filters.beside_facts(said) == "warning: one\nwarning: two"
+    assert filters.facts_said("warning: one\n") == {}

@@ -93,7 +93,12 @@ def test_a_deploy_of_an_old_release_makes_it_the_newest(host):
 
 def test_what_it_says_about_itself_is_kept(host):
     host.run(current="b", facts={"tasks": ["one"]})
-    assert host.run()["facts"] == {"tasks": ["one"]}
+    assert host.run()["facts"] == {"b": {"tasks": ["one"]}}
+    host.run(current="c", facts={"tasks": ["two"]})
+    assert host.run()["facts"] == {"b": {"tasks": ["one"]}, "c": {"tasks": ["two"]}}
+    host.run(current="a", newest=False)
+    assert host.run()["facts"] == {}
+    assert host.run(about="c")["facts"] == {"c": {"tasks": ["two"]}}
 
 
 def test_old_ones_go_with_their_environments_unless_they_run(host):
@@ -145,3 +150,9 @@ def test_commands_after_the_switch_are_due_until_they_are_done(host):
     assert not host.run(after_done=True)["after_due"]
     assert not host.run(current="b", after=True)["after_due"]
     assert not host.run(current="a")["after_due"]
+
+
+def test_it_says_what_the_host_was_prepared_for(host):
+    assert host.run()["prepared"] == ""
+    (host.root / "etc/shop/prepared").write_text("for this")
+    assert host.run()["prepared"] == "for this"

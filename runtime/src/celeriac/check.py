@@ -1,6 +1,6 @@
 """Hold a Celery app against the topology that is about to run it.
 
-    python -m celeriac.check --app config [--database | --pooled] < topology.json
+    python -m celeriac.check --app config [--database | --pooled] [--facts] < topology.json
 
 The topology is what `celery_workers` says, as JSON on stdin:
 
@@ -12,6 +12,7 @@ Prints `error: …` and `warning: …` lines that name the thing, its value and 
 instead. Exits 1 on any error, else 0. Imports the app, sends nothing to the broker, and
 reads the database only with --database (for periodic tasks kept there). With --pooled it looks
 only whether the settings suit PgBouncer, in the environment of a worker that goes through it.
+With --facts a line `facts: {…}` says which tasks and migrations the release has, as skew.py does.
 
 Limits: a router that needs a task's arguments cannot be followed (a warning says so), and
 a queue given only at the call, in apply_async(queue=…), cannot be seen.
@@ -29,6 +30,8 @@ from typing import Any
 
 from celery import Celery
 from celery.app.utils import find_app
+
+from celeriac.skew import knowledge
 
 REDIS_MAX_CONNECTIONS = 10  # kombu's own default
 REDIS_VISIBILITY_TIMEOUT = 3600  # kombu's own default
@@ -371,6 +374,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--pooled", action="store_true", help="check only whether the settings suit PgBouncer"
     )
+    parser.add_argument(
+        "--facts", action="store_true", help="also print the names of all tasks and migrations"
+    )
     options = parser.parse_args(arguments)
     try:
         topology = Topology.read(sys.stdin.read())
@@ -389,6 +395,8 @@ def main(arguments: list[str] | None = None) -> int:
     findings = pooled() if options.pooled else check(app, topology, options.database)
     for line in findings:
         print(line)
+    if options.facts:
+        print(f"facts: {json.dumps(knowledge(app))}")
     return int(any(line.startswith("error") for line in findings))
 
 

@@ -29,15 +29,31 @@ def known_tasks(app: Any) -> list[str]:
     return sorted(app.tasks)
 
 
+def known_migrations(loader: Any) -> set[tuple[str, str]]:
+    """Those in the code, also by the names of what they have replaced."""
+    known = set(loader.disk_migrations)
+    for key, migration in loader.disk_migrations.items():
+        known.update((key[0], name) for _, name in migration.replaces)
+    return known
+
+
+def knowledge(app: Any) -> dict[str, list[Any]]:
+    """The tasks and migrations of the release, without a look at database or broker."""
+    import django
+    from django.db.migrations.loader import MigrationLoader
+
+    django.setup()
+    known = known_migrations(MigrationLoader(None))
+    return {"tasks": known_tasks(app), "migrations": sorted(map(list, known))}
+
+
 def migrations() -> dict[str, list[list[str]]]:
     """Which the release has, which of them are not applied, and which are applied beyond them."""
     from django.db import connection
     from django.db.migrations.loader import MigrationLoader
 
     loader = MigrationLoader(connection)
-    known = set(loader.disk_migrations)
-    for key, migration in loader.disk_migrations.items():
-        known.update((key[0], name) for _, name in migration.replaces)
+    known = known_migrations(loader)
     applied = set(loader.applied_migrations)
     return {
         "migrations": sorted(map(list, known)),
