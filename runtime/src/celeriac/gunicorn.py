@@ -2,8 +2,8 @@
 
 The master loads the app once and forks its workers from there, as a prefork pool of Celery
 does; with CELERIAC_PRELOAD=0 each worker loads it for itself, and so do gevent ones, which
-patch the standard library first. If CELERIAC_PROBE_URL names a
-page, a child of the master asks the app for it before there is any worker (probe.py).
+patch the standard library first. If CELERIAC_PROBE_URL names a page, a child of the master
+asks the app for it before there is any worker (probe.py).
 
 Guarantees: READY=1 comes from the master only when a worker has loaded the app (plain
 gunicorn says it before the import); an app that cannot be loaded, or does not answer the
@@ -106,6 +106,8 @@ def ask(server: Any, url: str) -> None:
         try:
             problem = probe(server.app.app_uri, parts.path or "/", parts.netloc, server.cfg.timeout)
             os.write(writer, (f"error: {problem}" if problem else "ok").encode())
+        except BaseException:
+            traceback.print_exc()  # the master says only that nothing came
         finally:
             sys.stderr.flush()
             os._exit(0)
