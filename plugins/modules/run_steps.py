@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -32,6 +34,10 @@ options:
       creates: {description: It is skipped where this is there., type: path}
   files:
     description: Texts that only root may read and that are there while the commands run, by path.
+    type: dict
+    default: {}
+  uploads:
+    description: The same for files of the controller, each by the path that it gets on the host.
     type: dict
     default: {}
   done:
@@ -79,19 +85,28 @@ def run(step: dict[str, Any]) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
+def contents(files: dict[str, str], uploads: dict[str, str]) -> Iterator[tuple[Path, BinaryIO]]:
+    """Yield each path with what belongs there, open for reading."""
+    for path, text in files.items():
+        yield Path(path), io.BytesIO(text.encode())
+    for path, uploaded in uploads.items():
+        with open(uploaded, "rb") as file:
+            yield Path(path), file
+
+
 @contextmanager
-def there(files: dict[str, str]) -> Iterator[None]:
-    """Write each text to its path, and remove it in the end, whatever has happened."""
-    paths = [Path(path) for path in files]
+def there(files: dict[str, str], uploads: dict[str, str]) -> Iterator[None]:
+    """Put texts and uploaded files into their places; remove them in the end, whatever happens."""
     try:
-        for path in paths:
+        for path, content in contents(files, uploads):
             path.unlink(missing_ok=True)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(files[str(path)])
+            opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(opened, "wb") as file:
+                shutil.copyfileobj(content, file)
         yield
     finally:
-        for path in paths:
-            path.unlink(missing_ok=True)
+        for path in (*files, *uploads):
+            Path(path).unlink(missing_ok=True)
 
 
 def run_all(module: AnsibleModule) -> list[dict[str, Any]]:
@@ -125,6 +140,7 @@ def main() -> None:
         argument_spec={
             "steps": {"type": "list", "elements": "dict", "required": True, "options": step},
             "files": {"type": "dict", "default": {}, "no_log": True},
+            "uploads": {"type": "dict", "default": {}},
             "done": {"type": "path"},
             "changes": {"type": "bool", "default": True},
         },
@@ -132,7 +148,7 @@ def main() -> None:
     )
     ran: list[dict[str, Any]] = []
     if not module.check_mode:
-        with there(module.params["files"]):
+        with there(module.params["files"], module.params["uploads"]):
             ran = run_all(module)
     if module.params["done"] and not module.check_mode:
         Path(module.params["done"]).touch(mode=0o644)

@@ -95,12 +95,20 @@ def test_other_users_may_read_what_steps_make_whatever_the_umask_is(module, tmp_
 
 @pytest.mark.parametrize("status", [0, 1])
 def test_files_are_there_meanwhile_for_root_alone_and_gone_then(module, tmp_path, status):
-    secret = tmp_path / "secret"
-    secret.write_text("what an earlier run has left")
-    secret.chmod(0o644)
-    script = f"stat -c %a {secret}; grep -c word {secret}; exit {status}"
-    did = module("run_steps", steps=[step("looks", script)], files={str(secret): "a word\n"})
+    secret, archive = tmp_path / "secret", tmp_path / "archive"
+    for path in (secret, archive):
+        path.write_text("what an earlier run has left")
+        path.chmod(0o644)
+    (tmp_path / "uploaded").write_text("many words\n")
+    script = f"stat -c %a {secret} {archive}; grep -hc word {secret} {archive}; exit {status}"
+    did = module(
+        "run_steps",
+        steps=[step("looks", script)],
+        files={str(secret): "a word\n"},
+        uploads={str(archive): str(tmp_path / "uploaded")},
+    )
     said = did["msg"] if status else did["steps"][0]["stdout"]
-    assert said.strip().endswith("600\n1")
+    assert said.strip().endswith("600\n600\n1\n1")
     assert not secret.exists()
+    assert not archive.exists()
     assert "a word" not in str(did)
