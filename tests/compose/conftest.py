@@ -29,6 +29,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     found("down", "--volumes", "--remove-orphans")
     try:
         found("up", "--detach", "--build")
+        # Those of an earlier run, whose names are the new ones' now.
+        run("docker", "image", "prune", "--force", "--filter=label=celeriac.host=test")
         found.wait_healthy()
         yield found
     finally:
