@@ -148,12 +148,12 @@ def test_what_only_the_older_workers_know_is_waited_for():
 
 def test_an_environment_file_is_read_as_it_was_meant(tmp_path):
     """By a shell, which reads what stands in double quotes as systemd does."""
-    said = {"B": 'a "b" \\n c', "A": True, "C": ""}
+    said = {"B": 'a "b" \\n c\\', "A": True, "C": ""}
     path = tmp_path / "environment"
     path.write_text(filters.environment_text(said))
     script = f'set -a; . {path}; printf "%s|" "$A" "$B" "$C"'
     read = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
-    assert read == 'True|a "b" \\n c||'
+    assert read == 'True|a "b" \\n c\\||'
     assert path.read_text().splitlines()[1] == 'A="True"'
 
 
