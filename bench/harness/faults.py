@@ -297,7 +297,7 @@ def reboot(which: str) -> Callable[[Stage], None]:
         stop = ["docker", "stop", "--time", "120", host.name]
         subprocess.run(stop, check=True, capture_output=True)
         # The playbook itself says so where the host is the one that asks the app.
-        stage.screen(rf"{host.name}: did not answer|\[{host.name}\]: UNREACHABLE", unreachable=True)
+        stage.screen(rf"{host.name}: did not answer|\[{host.name}\]: UNREACHABLE", away=True)
         stage.strikes()
         subprocess.run(start, check=True, capture_output=True)
         stage.wait(

@@ -24,8 +24,8 @@ CHANGING = [
     (re.compile(r"since \w{3} [\d-]+ [\d:]+ UTC"), "since …"),
 ]
 LONGEST = 200
-# Ansible's status when a host could not be reached.
-UNREACHABLE = 4
+# Ansible's status when a host is away: it cannot be reached, or, as a stopped container, fails.
+AWAY = (4, 2)
 CALL = (
     "from django.db import transaction\n"
     "from work import tasks\n"
@@ -124,10 +124,10 @@ class Stage:
         pairs.append(["outbox", self.data.sql("SELECT count(*) FROM celeriac_outbox")])
         return {name: int(count) for name, count in pairs if int(count)}
 
-    def playbook(self, name: str, *options: str, unreachable: bool = False) -> str:
+    def playbook(self, name: str, *options: str, away: bool = False) -> str:
         """Run one of the playbooks, as the operator does; returns what it said.
 
-        It must succeed, or where a host is `unreachable` end with the status that says so.
+        It must succeed, or where a host is `away` end with a status that says so.
         """
         done = subprocess.run(
             ["ansible-playbook", name, "-i", self.inventory, *options],
@@ -136,7 +136,7 @@ class Stage:
             text=True,
             check=False,
         )
-        if done.returncode != (UNREACHABLE if unreachable else 0):
+        if done.returncode not in (AWAY if away else (0,)):
             raise Wrong(f"{name} failed: {done.stdout[-1500:]}")
         return done.stdout + done.stderr
 
@@ -177,9 +177,9 @@ class Stage:
 
         self.wait(look, seconds, f"{pattern!r} in the journal of {unit} on {host.name}")
 
-    def screen(self, pattern: str, unreachable: bool = False) -> None:
+    def screen(self, pattern: str, away: bool = False) -> None:
         """What playbooks/status.yml shows of the hosts."""
-        said = self.playbook("playbooks/status.yml", unreachable=unreachable)
+        said = self.playbook("playbooks/status.yml", away=away)
         if not self.sees("playbooks/status.yml", unfolded(said), pattern):
             raise Wrong(f"playbooks/status.yml does not show {pattern!r}")
 
