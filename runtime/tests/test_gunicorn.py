@@ -107,21 +107,6 @@ def test_the_app_is_loaded_once_unless_it_must_not_be(web, worker_class, preload
     assert (f"loaded by {service.pid}\n" in service.log()) is (times == 1)
 
 
-@pytest.mark.parametrize(
-    ("options", "given", "count"),
-    [
-        ([], "", min(2 * len(os.sched_getaffinity(0)) + 1, 8)),
-        ([], "2", 2),
-        (["--workers", "1"], "2", 1),
-    ],
-)
-def test_unless_told_otherwise_the_cores_decide_how_many_workers_there_are(
-    web, options, given, count
-):
-    service = web(*options, **({"WEB_CONCURRENCY": given} if given else {})).ready()
-    assert service.manager.all(f"STATUS=serving with {count} workers")
-
-
 def test_no_connection_that_an_import_has_opened_is_there_to_be_shared(web, database):
     service = web(DATABASE_URL=database, PROJECT_ASKS_AT_IMPORT="1").ready()
     assert f"loaded by {service.pid}\n" in service.log()

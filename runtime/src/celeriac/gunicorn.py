@@ -54,8 +54,6 @@ if "JOURNAL_STREAM" in os.environ:
     # Its own lines are as those of the app. nginx writes the one about each request.
     logger_class = "celeriac.gunicorn.Logger"
 errorlog = "-"
-# As many as gunicorn's own documentation advises, up to a number that one PostgreSQL bears well.
-workers = int(os.environ.get("WEB_CONCURRENCY") or min(2 * len(os.sched_getaffinity(0)) + 1, 8))
 graceful_timeout = int(os.environ.get("CELERIAC_GRACEFUL_TIMEOUT", "30"))
 if on_unix_socket():
     forwarded_allow_ips = "*"
